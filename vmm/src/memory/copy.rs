@@ -1,0 +1,183 @@
+//! Copies of many pages from one mapping into another, on as many cores as pay.
+
+use std::io;
+use std::num::NonZero;
+use std::thread;
+
+use super::mapping::{Mapping, POPULATE_WRITE};
+use super::uffd::Uffd;
+use super::{MemoryError, PAGE_SIZE, Run, Runs};
+
+/// Pages below which a second thread costs more than it saves.
+const PAGES_A_THREAD: u64 = 1024;
+/// Pages that one call populates: a longer one would hold the address space's lock for
+/// milliseconds.
+const PAGES_A_CALL: u64 = 256;
+
+/// How pages got into a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// By `UFFDIO_COPY`.
+    Uffd,
+    /// By `memcpy` into populated pages: where userfaultfd can't be had for the mapping.
+    Memcpy,
+}
+
+/// Copies the pages `runs` of `source` to the same places of `target`, a private
+/// mapping of as many bytes that no guest uses yet.
+pub fn same_places(source: &Mapping, target: &Mapping, runs: &Runs) -> Result<Method, MemoryError> {
+    let jobs: Vec<Job> = runs
+        .pieces(PAGES_A_CALL)
+        .map(|run| Job { from: run.first, run })
+        .collect();
+    copy(source, target, &jobs)
+}
+
+/// Copies `runs` into `target` from `source`, where they lie one after the other.
+pub fn unpack(source: &Mapping, target: &Mapping, parts: &[(u64, Run)]) -> Result<Method, MemoryError> {
+    let jobs: Vec<Job> = parts.iter().map(|&(from, run)| Job { from, run }).collect();
+    copy(source, target, &jobs)
+}
+
+/// Copies the pages `runs` of `source` to `target`, one after the other from page `at`.
+/// `target` is a writable shared mapping of a file, or populated memory.
+pub fn pack(source: &Mapping, target: &Mapping, at: u64, runs: &Runs) {
+    let mut place = at;
+    let jobs: Vec<(u64, Run)> = runs
+        .pieces(PAGES_A_CALL)
+        .map(|run| {
+            let job = (place, run);
+            place += run.pages;
+            job
+        })
+        .collect();
+    in_parallel(&jobs, |(_, run)| run.pages, |&(place, run)| {
+        page_run(source, run.first, target, place, run.pages);
+        Ok(())
+    })
+    .unwrap_or_else(|_: std::convert::Infallible| unreachable!());
+}
+
+/// Overwrites the pages `runs` of `target`, which no guest uses or whose guest is parked,
+/// with those of `source`.
+pub fn overwrite(source: &Mapping, target: &Mapping, runs: &Runs) {
+    for run in runs.iter() {
+        page_run(source, run.first, target, run.first, run.pages);
+    }
+}
+
+/// Copies `pages` pages, from page `from` of `source` to page `to` of `target`, of which
+/// nobody else writes those.
+///
+/// # Panics
+/// When they lie outside.
+pub fn page_run(source: &Mapping, from: u64, target: &Mapping, to: u64, pages: u64) {
+    let end = |first: u64| (first + pages) as usize * PAGE_SIZE;
+    assert!(end(from) <= source.bytes() && end(to) <= target.bytes(), "copy outside");
+    // SAFETY: both ranges lie inside their mappings, as asserted, which never overlap
+    // and are never lent out. The callers see to it that no guest writes them meanwhile.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            source.address().add(from as usize * PAGE_SIZE),
+            target.address().add(to as usize * PAGE_SIZE),
+            pages as usize * PAGE_SIZE,
+        )
+    }
+}
+
+/// `run.pages` pages, from page `from` of the source to page `run.first` of the target.
+#[derive(Clone, Copy)]
+struct Job {
+    from: u64,
+    run: Run,
+}
+
+fn copy(source: &Mapping, target: &Mapping, jobs: &[Job]) -> Result<Method, MemoryError> {
+    let inside = |job: &Job| {
+        (job.from + job.run.pages) as usize * PAGE_SIZE <= source.bytes()
+            && job.run.end() as usize * PAGE_SIZE <= target.bytes()
+    };
+    assert!(jobs.iter().all(inside), "copy outside");
+    if jobs.is_empty() {
+        return Ok(Method::Uffd);
+    }
+    let uffd = Uffd::register(target).ok();
+    in_parallel(jobs, |job| job.run.pages, |job| copy_run(source, target, uffd.as_ref(), job))?;
+    Ok(if uffd.is_some() { Method::Uffd } else { Method::Memcpy })
+}
+
+fn copy_run(source: &Mapping, target: &Mapping, uffd: Option<&Uffd>, job: &Job) -> Result<(), MemoryError> {
+    let bytes = job.run.pages as usize * PAGE_SIZE;
+    let place = job.run.first as usize * PAGE_SIZE;
+    // SAFETY: `copy` asserted that both ranges lie inside their mappings.
+    let (from, to) = unsafe {
+        (source.address().add(job.from as usize * PAGE_SIZE), target.address().add(place))
+    };
+    let mut copied = 0;
+    if let Some(uffd) = uffd {
+        while copied < bytes {
+            // SAFETY: both ranges are checked, the target is registered, and no guest
+            // uses it yet.
+            let done = unsafe { uffd.copy(to.add(copied), from.add(copied), bytes - copied) };
+            copied += done.map_err(|source| failed("UFFDIO_COPY", job, source))?;
+            if copied < bytes {
+                // The page is there already, private and writable: overwrite it.
+                // SAFETY: as above, and a page that exists causes no missing fault.
+                unsafe { std::ptr::copy_nonoverlapping(from.add(copied), to.add(copied), PAGE_SIZE) };
+                copied += PAGE_SIZE;
+            }
+        }
+        return Ok(());
+    }
+    target.advise(place, bytes, POPULATE_WRITE)?;
+    page_run(source, job.from, target, job.run.first, job.run.pages);
+    Ok(())
+}
+
+fn failed(method: &'static str, job: &Job, source: io::Error) -> MemoryError {
+    MemoryError::Copy { method, pages: job.run.pages, source }
+}
+
+/// Does `jobs` on one thread for every [`PAGES_A_THREAD`] pages, the caller's first.
+fn in_parallel<J: Sync, E: Send>(
+    jobs: &[J],
+    pages: impl Fn(&J) -> u64,
+    work: impl Fn(&J) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let total: u64 = jobs.iter().map(&pages).sum();
+    let cores = thread::available_parallelism().map_or(1, NonZero::get) as u64;
+    let threads = (total / PAGES_A_THREAD).clamp(1, cores);
+    let share = total.div_ceil(threads).max(1);
+    let mut parts: Vec<&[J]> = Vec::new();
+    let (mut start, mut sum) = (0, 0);
+    for (index, job) in jobs.iter().enumerate() {
+        sum += pages(job);
+        if sum >= share {
+            parts.push(&jobs[start..=index]);
+            (start, sum) = (index + 1, 0);
+        }
+    }
+    parts.push(&jobs[start..]);
+    let do_part = |part: &[J]| part.iter().try_for_each(&work);
+    let Some((own, others)) = parts.split_first() else { return Ok(()) };
+    thread::scope(|scope| {
+        let helpers: Vec<_> = others
+            .iter()
+            .filter(|part| !part.is_empty())
+            .map(|part| (*part, thread::Builder::new().spawn_scoped(scope, || do_part(part))))
+            .collect();
+        let mut result = do_part(own);
+        for (part, helper) in helpers {
+            // Where no thread can be had, the caller does that part too.
+            let outcome = match helper {
+                Ok(thread) => match thread.join() {
+                    Ok(outcome) => outcome,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                },
+                Err(_) => do_part(part),
+            };
+            result = result.and(outcome);
+        }
+        result
+    })
+}

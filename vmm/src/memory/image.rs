@@ -1,0 +1,261 @@
+//! The memory of a snapshot: a sealed memfd or a file, and at most one delta over it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::{Arc, OnceLock};
+
+use super::delta::Delta;
+use super::mapping::{COLLAPSE, Mapping};
+use super::pagemap::{self, Want};
+use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE};
+
+/// What kind of pages an image is asked to be made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImageKind {
+    /// Pages of 4 KiB.
+    #[default]
+    Small,
+    /// Transparent huge pages where the kernel makes them: shared by 2 MiB, copied by 4 KiB.
+    TransparentHuge,
+    /// Reserved huge pages: copied by 2 MiB, and a write when the pool is empty ends the
+    /// guest. Only where the operator reserved enough.
+    HugeTlb,
+}
+
+/// The memory of a machine at one moment; immutable once [sealed](Self::seal).
+#[derive(Debug)]
+pub struct MemoryImage {
+    base: Arc<Base>,
+    delta: Option<Delta>,
+}
+
+/// The lower layer.
+#[derive(Debug)]
+struct Base {
+    file: File,
+    offset: u64,
+    bytes: usize,
+    kind: ImageKind,
+    /// A mapping to read it from, made when first needed.
+    view: OnceLock<Mapping>,
+}
+
+impl MemoryImage {
+    /// A new image of `bytes` zeros in a memfd, writable until it is sealed.
+    ///
+    /// # Errors
+    /// When the size is no positive multiple of the page size, or the kernel has no such
+    /// memory: for [`ImageKind::HugeTlb`], that the pool holds too few pages.
+    pub fn create(bytes: u64, kind: ImageKind) -> Result<Self, MemoryError> {
+        let unit = if kind == ImageKind::HugeTlb { HUGE_PAGE_SIZE } else { PAGE_SIZE };
+        if bytes == 0 || !bytes.is_multiple_of(unit as u64) {
+            return Err(MemoryError::Size { bytes, unit });
+        }
+        let flags = if kind == ImageKind::HugeTlb { libc::MFD_HUGETLB } else { 0 };
+        let file = memory_file("tine-image", bytes, flags)?;
+        Ok(Self::over(file, 0, bytes as usize, kind))
+    }
+
+    /// An image whose `bytes` lie in `file` from `offset`, which must be a multiple of the
+    /// page size. The file must not be written or cut while the image lives.
+    pub fn from_file(file: File, offset: u64, bytes: u64) -> Result<Self, MemoryError> {
+        let unit = PAGE_SIZE;
+        if bytes == 0 || !(bytes | offset).is_multiple_of(unit as u64) {
+            return Err(MemoryError::Size { bytes, unit });
+        }
+        Ok(Self::over(file, offset, bytes as usize, ImageKind::Small))
+    }
+
+    fn over(file: File, offset: u64, bytes: usize, kind: ImageKind) -> Self {
+        let base = Base { file, offset, bytes, kind, view: OnceLock::new() };
+        Self { base: Arc::new(base), delta: None }
+    }
+
+    /// The same image with `delta` in place of its own delta, if any: depth never exceeds two.
+    pub(super) fn with_delta(&self, delta: Delta) -> Self {
+        Self { base: Arc::clone(&self.base), delta: Some(delta) }
+    }
+
+    /// Forbids every change from now on. Fails while a writable shared mapping exists.
+    pub fn seal(&self) -> Result<(), MemoryError> {
+        seal(&self.base.file, self.base.bytes as u64)
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.base.bytes
+    }
+
+    /// What kind of pages it was asked to be made of.
+    pub fn kind(&self) -> ImageKind {
+        self.base.kind
+    }
+
+    /// The upper layer.
+    pub fn delta(&self) -> Option<&Delta> {
+        self.delta.as_ref()
+    }
+
+    /// Maps the base for a guest that boots on it: its writes go to the image.
+    pub(super) fn map_shared(&self) -> Result<Mapping, MemoryError> {
+        Mapping::shared(&self.base.file, self.base.bytes)
+    }
+
+    /// Maps the image privately, but for the pages of the delta that are to be copied
+    /// one by one; see [`Delta::lay_copies`].
+    pub(super) fn map_layers(&self) -> Result<Mapping, MemoryError> {
+        let mapping = Mapping::private(&self.base.file, self.base.offset, self.base.bytes)?;
+        if let Some(delta) = &self.delta {
+            delta.lay_shared(&mapping)?;
+        }
+        Ok(mapping)
+    }
+
+    /// Maps the image privately: a clone's memory.
+    pub(super) fn map_private(&self) -> Result<Mapping, MemoryError> {
+        let mapping = self.map_layers()?;
+        if let Some(delta) = &self.delta {
+            delta.lay_copies(&mapping)?;
+        }
+        Ok(mapping)
+    }
+
+    /// Turns `mapping`, a shared one of this image, into a private one in place.
+    pub(super) fn remap_private(&self, mapping: &Mapping) -> Result<(), MemoryError> {
+        mapping.overlay(0, self.base.bytes, &self.base.file, self.base.offset)
+    }
+
+    /// A mapping to read the base from.
+    pub(super) fn base_view(&self) -> Result<&Mapping, MemoryError> {
+        let base = &self.base;
+        if let Some(view) = base.view.get() {
+            return Ok(view);
+        }
+        let view = Mapping::read_only(&base.file, base.offset, base.bytes)?;
+        Ok(base.view.get_or_init(|| view))
+    }
+
+    /// The parts of the base that hold data, as byte ranges: the rest reads as zeros.
+    pub(super) fn data_ranges(&self) -> Vec<(usize, usize)> {
+        data_ranges(&self.base.file, self.base.offset, self.base.bytes)
+    }
+
+    /// Gathers the image's data into transparent huge pages, as far as the kernel does
+    /// it. Returns how many bytes are huge now, which may be none.
+    pub fn collapse(&self) -> Result<usize, MemoryError> {
+        let view = self.base_view()?;
+        for (start, end) in self.data_ranges() {
+            let start = start / HUGE_PAGE_SIZE * HUGE_PAGE_SIZE;
+            let end = end.next_multiple_of(HUGE_PAGE_SIZE).min(self.base.bytes);
+            for at in (start..end).step_by(HUGE_PAGE_SIZE) {
+                let bytes = HUGE_PAGE_SIZE.min(self.base.bytes - at);
+                // A kernel that can't leaves small pages; what was obtained is measured below.
+                if let Err(error) = view.advise(at, bytes, COLLAPSE) {
+                    tracing::debug!(%error, at, "no huge page here");
+                }
+            }
+        }
+        self.huge_bytes()
+    }
+
+    /// How many bytes of the base are mapped by huge pages when read.
+    pub fn huge_bytes(&self) -> Result<usize, MemoryError> {
+        let view = Mapping::read_only(&self.base.file, self.base.offset, self.base.bytes)?;
+        for (start, end) in self.data_ranges() {
+            let start = start / PAGE_SIZE * PAGE_SIZE;
+            view.advise(start, end - start, super::mapping::POPULATE_READ)?;
+        }
+        Ok(pagemap::find(&view, Want::Huge)?.pages() as usize * PAGE_SIZE)
+    }
+}
+
+/// A new memory file of `bytes`, without exec permission, that can be sealed.
+pub(super) fn memory_file(name: &str, bytes: u64, flags: libc::c_uint) -> Result<File, MemoryError> {
+    let failed = |operation| MemoryError::File {
+        operation,
+        bytes,
+        source: io::Error::last_os_error(),
+    };
+    let name = CString::new(name).unwrap_or_default();
+    let flags = flags | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string; the call makes a descriptor.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(failed("memfd_create"));
+    }
+    // SAFETY: the descriptor is new and owned by nobody else.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(bytes)
+        .map_err(|source| MemoryError::File { operation: "ftruncate", bytes, source })?;
+    Ok(file)
+}
+
+/// Forbids growing, shrinking and writing.
+pub(super) fn seal(file: &File, bytes: u64) -> Result<(), MemoryError> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+    // SAFETY: sets seals on a descriptor that `file` owns.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    if done < 0 {
+        let source = io::Error::last_os_error();
+        return Err(MemoryError::File { operation: "sealing", bytes, source });
+    }
+    Ok(())
+}
+
+fn data_ranges(file: &File, offset: u64, bytes: usize) -> Vec<(usize, usize)> {
+    let end = offset + bytes as u64;
+    let seek = |from: u64, whence| {
+        // SAFETY: moves the file offset of a descriptor that is only read by position.
+        let at = unsafe { libc::lseek(file.as_raw_fd(), from as libc::off_t, whence) };
+        u64::try_from(at).ok()
+    };
+    let mut ranges = Vec::new();
+    let mut at = offset;
+    while at < end {
+        let Some(start) = seek(at, libc::SEEK_DATA).filter(|&start| start < end) else {
+            break;
+        };
+        let stop = seek(start, libc::SEEK_HOLE).unwrap_or(end).min(end);
+        ranges.push(((start - offset) as usize, (stop - offset) as usize));
+        at = stop;
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_are_no_pages_are_refused() {
+        for bytes in [0, 1, 4097] {
+            assert!(matches!(
+                MemoryImage::create(bytes, ImageKind::Small),
+                Err(MemoryError::Size { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_sealed_image_can_not_be_mapped_for_shared_writing() {
+        let image = MemoryImage::create(1 << 20, ImageKind::Small).unwrap();
+        let writable = image.map_shared().unwrap();
+        assert!(image.seal().is_err(), "a writable shared mapping must stop the seal");
+        drop(writable);
+        image.seal().unwrap();
+        assert!(image.map_shared().is_err());
+        assert!(image.map_private().is_ok());
+    }
+
+    #[test]
+    fn data_ranges_skip_holes() {
+        let image = MemoryImage::create(1 << 20, ImageKind::Small).unwrap();
+        assert!(image.data_ranges().is_empty());
+        let mapping = image.map_shared().unwrap();
+        // SAFETY: the byte lies in the mapping, which nothing else uses.
+        unsafe { mapping.address().add(10 * PAGE_SIZE).write(1) };
+        assert_eq!(image.data_ranges(), [(10 * PAGE_SIZE, 11 * PAGE_SIZE)]);
+    }
+}

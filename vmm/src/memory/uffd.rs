@@ -1,0 +1,120 @@
+//! `UFFDIO_COPY`: places pages into a private mapping at half the price of faulting
+//! and overwriting them, because the page below is never copied first.
+//! (Linux Documentation/admin-guide/mm/userfaultfd.rst.)
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use super::mapping::Mapping;
+
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct Register {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct CopyArguments {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
+}
+
+vmm_sys_util::ioctl_iowr_nr!(UFFDIO_API, 0xaa, 0x3f, Api);
+vmm_sys_util::ioctl_iowr_nr!(UFFDIO_REGISTER, 0xaa, 0x00, Register);
+vmm_sys_util::ioctl_iowr_nr!(UFFDIO_COPY, 0xaa, 0x03, CopyArguments);
+
+const UFFD_API: u64 = 0xaa;
+const UFFD_USER_MODE_ONLY: libc::c_int = 1;
+const MODE_MISSING: u64 = 1;
+
+/// A userfaultfd with one mapping registered, for as long as it lives. Nobody serves
+/// faults: nothing may touch missing pages of the mapping meanwhile.
+pub struct Uffd {
+    file: File,
+}
+
+impl Uffd {
+    /// Registers all of `mapping`, which must be anonymous or a private mapping of a
+    /// memfd in base pages.
+    pub fn register(mapping: &Mapping) -> io::Result<Self> {
+        let flags = libc::O_CLOEXEC | UFFD_USER_MODE_ONLY;
+        // SAFETY: makes a descriptor and touches no memory.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and owned by nobody else.
+        let file = unsafe { File::from_raw_fd(fd as libc::c_int) };
+        let mut api = Api { api: UFFD_API, features: 0, ioctls: 0 };
+        // SAFETY: the kernel reads and writes one `Api`, which outlives the call.
+        let done = unsafe {
+            libc::ioctl(file.as_raw_fd(), UFFDIO_API() as libc::Ioctl, &raw mut api)
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut register = Register {
+            start: mapping.address() as u64,
+            len: mapping.bytes() as u64,
+            mode: MODE_MISSING,
+            ioctls: 0,
+        };
+        // SAFETY: the kernel reads and writes one `Register`; registering changes how
+        // missing pages are made, not the contents of those that exist.
+        let done = unsafe {
+            libc::ioctl(file.as_raw_fd(), UFFDIO_REGISTER() as libc::Ioctl, &raw mut register)
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { file })
+    }
+
+    /// Copies `bytes` from `source` to `target` until done or a page exists already.
+    /// Returns how many bytes were copied.
+    ///
+    /// # Safety
+    /// `source..source + bytes` must be readable, and `target..target + bytes` must lie
+    /// in the registered mapping, with nobody holding references into it.
+    pub unsafe fn copy(&self, target: *mut u8, source: *const u8, bytes: usize) -> io::Result<usize> {
+        let mut copied = 0;
+        while copied < bytes {
+            let mut arguments = CopyArguments {
+                dst: target as u64 + copied as u64,
+                src: source as u64 + copied as u64,
+                len: (bytes - copied) as u64,
+                mode: 0,
+                copy: 0,
+            };
+            // SAFETY: the caller vouches for both ranges; the kernel reads and writes one
+            // `CopyArguments`, which outlives the call.
+            let done = unsafe {
+                libc::ioctl(self.file.as_raw_fd(), UFFDIO_COPY() as libc::Ioctl, &raw mut arguments)
+            };
+            if done == 0 {
+                return Ok(bytes);
+            }
+            let error = io::Error::last_os_error();
+            copied += usize::try_from(arguments.copy).unwrap_or(0);
+            match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) => {}
+                Some(libc::EEXIST) => return Ok(copied),
+                _ => return Err(error),
+            }
+        }
+        Ok(copied)
+    }
+}
