@@ -36,6 +36,7 @@ impl Trigger for Line {
 /// Serial port with the guest's output going to a [`ConsoleSink`].
 pub struct SerialConsole {
     serial: Serial<Line, NoEvents, ConsoleSink>,
+    vm: Arc<VmFd>,
 }
 
 /// The registers and the input not yet read of a serial port.
@@ -45,17 +46,11 @@ pub struct SerialState {
     input: Vec<u8>,
 }
 
-impl SerialConsole {
-    /// A port after power-on.
-    pub fn new(vm: Arc<VmFd>, sink: ConsoleSink) -> Self {
-        Self { serial: Serial::new(Line(vm), sink) }
-    }
-
-    /// A port in a saved state.
-    pub fn restored(vm: Arc<VmFd>, sink: ConsoleSink, state: &SerialState) -> Result<Self, DeviceError> {
+impl SerialState {
+    fn unpack(&self) -> vm_superio::SerialState {
         let [low, high, enable, identification, line, line_status, modem, modem_status, scratch] =
-            state.registers;
-        let saved = vm_superio::SerialState {
+            self.registers;
+        vm_superio::SerialState {
             baud_divisor_low: low,
             baud_divisor_high: high,
             interrupt_enable: enable,
@@ -65,12 +60,38 @@ impl SerialConsole {
             modem_control: modem,
             modem_status,
             scratch,
-            in_buffer: state.input.clone(),
-        };
-        let serial = Serial::from_state(&saved, Line(vm), NoEvents, sink).map_err(|error| {
-            DeviceError::State { device: "the serial console", reason: format!("{error:?}") }
-        })?;
-        Ok(Self { serial })
+            in_buffer: self.input.clone(),
+        }
+    }
+}
+
+fn damaged<E: std::fmt::Debug>(error: vm_superio::serial::Error<E>) -> DeviceError {
+    DeviceError::State { device: "the serial console", reason: format!("{error:?}") }
+}
+
+impl SerialConsole {
+    /// A port after power-on.
+    pub fn new(vm: Arc<VmFd>, sink: ConsoleSink) -> Self {
+        Self { serial: Serial::new(Line(Arc::clone(&vm)), sink), vm }
+    }
+
+    /// A port in a saved state.
+    pub fn restored(vm: Arc<VmFd>, sink: ConsoleSink, state: &SerialState) -> Result<Self, DeviceError> {
+        let serial = Serial::from_state(&state.unpack(), Line(Arc::clone(&vm)), NoEvents, sink)
+            .map_err(damaged)?;
+        Ok(Self { serial, vm })
+    }
+
+    /// Goes back to a saved state; the output goes where it went.
+    pub fn restore(&mut self, state: &SerialState) -> Result<(), DeviceError> {
+        // Checked before the sink is moved: it can't be had back from a failure.
+        let line = Line(Arc::clone(&self.vm));
+        Serial::from_state(&state.unpack(), line, NoEvents, io::sink()).map_err(damaged)?;
+        let sink = std::mem::replace(self.serial.writer_mut(), Box::new(io::sink()));
+        let line = Line(Arc::clone(&self.vm));
+        self.serial =
+            Serial::from_state(&state.unpack(), line, NoEvents, sink).map_err(damaged)?;
+        Ok(())
     }
 
     /// What to save.

@@ -87,7 +87,7 @@ pub(super) fn get(vcpu: &VcpuFd, number: usize, indices: &[u32]) -> Result<Vec<k
 }
 
 /// Sets registers, in order.
-pub(super) fn set(vcpu: &VcpuFd, number: usize, values: &[kvm_msr_entry]) -> Result<(), KvmError> {
+pub(crate) fn set(vcpu: &VcpuFd, number: usize, values: &[kvm_msr_entry]) -> Result<(), KvmError> {
     for chunk in values.chunks(KVM_MAX_MSR_ENTRIES) {
         let on = format!(" on vCPU {number}");
         let written = vcpu.set_msrs(&entries(chunk)?).map_err(failed("KVM_SET_MSRS", on))?;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{KvmError, failed, msr};
 
 /// Everything that a vCPU is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct VcpuState {
     /// Multiprocessing state.
     pub mp_state: kvm_mp_state,

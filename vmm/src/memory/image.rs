@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use super::delta::Delta;
 use super::mapping::{COLLAPSE, Mapping};
 use super::pagemap::{self, Want};
-use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE};
+use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE, Run, Runs};
 
 /// What kind of pages an image is asked to be made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +120,24 @@ impl MemoryImage {
             delta.lay_copies(&mapping)?;
         }
         Ok(mapping)
+    }
+
+    /// Maps the whole image to be read: both layers.
+    pub(crate) fn read_view(&self) -> Result<Mapping, MemoryError> {
+        self.map_private()
+    }
+
+    /// The parts of the image that may hold data, as byte ranges in order.
+    pub(crate) fn data(&self) -> Vec<(usize, usize)> {
+        let page = PAGE_SIZE as u64;
+        let as_run = |(start, end): (usize, usize)| {
+            let first = start as u64 / page;
+            Run { first, pages: (end as u64).div_ceil(page) - first }
+        };
+        let base: Runs = self.data_ranges().into_iter().map(as_run).collect();
+        let delta = self.delta.as_ref().map(|delta| delta.runs().clone()).unwrap_or_default();
+        let range = |run: Run| (run.first as usize * PAGE_SIZE, run.end() as usize * PAGE_SIZE);
+        base.union(&delta).iter().map(range).collect()
     }
 
     /// Turns `mapping`, a shared one of this image, into a private one in place.

@@ -142,7 +142,13 @@ fn scan(mapping: &Mapping, want: Want) -> io::Result<Runs> {
                 pages: (region.end - region.start) / PAGE_SIZE as u64,
             });
         }
-        arguments.start = arguments.walk_end;
+        if (found as usize) < regions.len() {
+            break;
+        }
+        // Linux (6.18 at least) leaves `walk_end` behind when it flushed its own buffer of
+        // 512 regions on the way: what was reported counts, and decides about the end, too.
+        let reported = base + runs.end() * PAGE_SIZE as u64;
+        arguments.start = arguments.walk_end.max(reported);
     }
     Ok(runs)
 }
@@ -177,4 +183,62 @@ fn read(mapping: &Mapping, want: Want) -> io::Result<Runs> {
         }
     }
     Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{ImageKind, MemoryImage};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const PAGES: u64 = 5000;
+
+    fn image() -> MemoryImage {
+        MemoryImage::create(PAGES * PAGE_SIZE as u64, ImageKind::Small).unwrap()
+    }
+
+    fn write(mapping: &Mapping, page: u64) {
+        // SAFETY: the page lies in the mapping, which the test owns.
+        unsafe { mapping.address().add(page as usize * PAGE_SIZE).write_volatile(7) };
+    }
+
+    fn set(pages: &BTreeSet<u64>) -> Runs {
+        pages.iter().map(|&first| Run { first, pages: 1 }).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn both_methods_find_the_written_pages(
+            written in prop::collection::btree_set(0..PAGES, 0..2600),
+            read in prop::collection::btree_set(0..PAGES, 0..50),
+        ) {
+            let mapping = image().map_private().unwrap();
+            for &page in &read {
+                let mut byte = [0];
+                mapping.read(page as usize * PAGE_SIZE, &mut byte);
+                std::hint::black_box(byte);
+            }
+            for &page in &written {
+                write(&mapping, page);
+            }
+            prop_assert_eq!(find_by(Method::Scan, &mapping, Want::Private).unwrap(), set(&written));
+            prop_assert_eq!(find_by(Method::Read, &mapping, Want::Private).unwrap(), set(&written));
+            let shared = find(&mapping, Want::Shared).unwrap();
+            prop_assert_eq!(shared.minus(&set(&written)), shared.clone());
+            prop_assert_eq!(set(&read).minus(&set(&written)).minus(&shared), Runs::new());
+        }
+    }
+
+    #[test]
+    fn every_other_page_overflows_every_buffer() {
+        let mapping = image().map_private().unwrap();
+        let written: BTreeSet<u64> = (0..PAGES).step_by(2).collect();
+        for &page in &written {
+            write(&mapping, page);
+        }
+        assert_eq!(find_by(Method::Scan, &mapping, Want::Private).unwrap(), set(&written));
+        assert_eq!(find_by(Method::Read, &mapping, Want::Private).unwrap(), set(&written));
+    }
 }

@@ -7,7 +7,7 @@ use crate::kvm::cpuid::Leaf;
 use crate::kvm::{VcpuState, VmState};
 
 /// State of the machine at the moment of a snapshot.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct MachineState {
     /// Size of guest RAM, bytes.
     pub ram_bytes: u64,
@@ -24,7 +24,7 @@ pub struct MachineState {
 }
 
 /// One vCPU of a saved machine.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct VcpuRecord {
     /// Whether the guest had nothing to do and waited for a command.
     pub idle: bool,

@@ -1,0 +1,276 @@
+//! When vCPUs run, and who waits for whom.
+//!
+//! A vCPU is *quiet* when its thread is not in the guest and will not enter it, and all
+//! its pending I/O is complete: only then is its state whole. It gets quiet because the
+//! machine is paused or stopped, or because the guest said that it has nothing to do.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Status, lock};
+use crate::fork::Ladder;
+
+/// What the machine wants of its vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Want {
+    Run = 0,
+    Pause = 1,
+    Stop = 2,
+}
+
+/// What a vCPU may do next.
+pub(super) enum Next {
+    Run,
+    Stop,
+}
+
+#[derive(Clone, Debug)]
+struct Activity {
+    /// Not in the guest, nothing pending.
+    quiet: bool,
+    /// The guest has nothing to do.
+    idle: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    want: Want,
+    vcpus: Vec<Activity>,
+    failure: Option<String>,
+    /// Rises with every reset: commands of an earlier life are lost.
+    life: u64,
+}
+
+/// First exit that a clone made on purpose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FirstExit {
+    requested: Instant,
+    entered: Instant,
+    seen: Instant,
+}
+
+impl FirstExit {
+    /// Fills in the steps that end with it.
+    pub(crate) fn complete(&self, ladder: &mut Ladder) {
+        ladder.first_instruction = Some(self.seen - self.entered);
+        ladder.total = Some(self.seen - self.requested);
+    }
+}
+
+/// The gate of one machine.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Copy of `state.want`, for a look without the lock.
+    want: AtomicU8,
+    requested: Instant,
+    /// Since when the machine is complete but for its threads.
+    ready: OnceLock<Instant>,
+    entered: OnceLock<Instant>,
+    first_exit: OnceLock<FirstExit>,
+}
+
+impl Gate {
+    /// A closed gate for vCPUs that are idle or not; `requested` is where the ladder begins.
+    pub(crate) fn new(idle: impl IntoIterator<Item = bool>, requested: Instant) -> Self {
+        let vcpus = idle.into_iter().map(|idle| Activity { quiet: true, idle }).collect();
+        let state = State { want: Want::Pause, vcpus, failure: None, life: 0 };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            want: AtomicU8::new(Want::Pause as u8),
+            requested,
+            ready: OnceLock::new(),
+            entered: OnceLock::new(),
+            first_exit: OnceLock::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Sets what is wanted and tells those who wait. Running vCPUs must be kicked after.
+    pub(super) fn want(&self, want: Want) {
+        let mut state = self.state();
+        if state.want != Want::Stop {
+            state.want = want;
+            self.want.store(want as u8, Ordering::SeqCst);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Marks the moment before the gate opens for the first time.
+    pub(crate) fn mark_ready(&self) {
+        self.ready.get_or_init(Instant::now);
+    }
+
+    /// Time from there to the first entry into KVM.
+    pub(crate) fn first_run(&self) -> Duration {
+        match (self.ready.get(), self.entered.get()) {
+            (Some(ready), Some(entered)) => entered.saturating_duration_since(*ready),
+            _ => Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn first_exit(&self) -> Option<FirstExit> {
+        self.first_exit.get().copied()
+    }
+
+    /// The vCPU is about to enter KVM. Whether it may: a look without the lock.
+    pub(super) fn may_enter(&self) -> bool {
+        let open = self.want.load(Ordering::SeqCst) == Want::Run as u8;
+        if open && self.entered.get().is_none() {
+            self.entered.get_or_init(Instant::now);
+        }
+        open
+    }
+
+    /// The guest made an exit on purpose.
+    pub(super) fn saw_exit(&self) {
+        if self.first_exit.get().is_some() {
+            return;
+        }
+        let seen = Instant::now();
+        let entered = *self.entered.get_or_init(|| seen);
+        let exit = FirstExit { requested: self.requested, entered, seen };
+        if self.first_exit.set(exit).is_ok() {
+            // Whoever waits holds the lock between looking and sleeping.
+            drop(self.state());
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until the first exit was seen, the machine failed or stopped, or `limit` is over.
+    pub(crate) fn wait_first_exit(&self, limit: Duration) {
+        self.wait(limit, |state| {
+            self.first_exit.get().is_some() || state.failure.is_some() || state.want == Want::Stop
+        });
+    }
+
+    /// Waits until `done`, at most `limit`. Whether it came to be.
+    fn wait(&self, limit: Duration, done: impl Fn(&State) -> bool) -> bool {
+        let state = self.state();
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(state, limit, |state| !done(state))
+            .unwrap_or_else(PoisonError::into_inner);
+        done(&state)
+    }
+
+    /// vCPU `index` is quiet and waits until it may run or must stop.
+    pub(super) fn pass(&self, index: usize) -> Next {
+        let mut state = self.state();
+        state.vcpus[index].quiet = true;
+        self.changed.notify_all();
+        loop {
+            if state.want == Want::Stop || state.failure.is_some() {
+                return Next::Stop;
+            }
+            if state.want == Want::Run && !state.vcpus[index].idle {
+                state.vcpus[index].quiet = false;
+                return Next::Run;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The guest on vCPU `index` has nothing to do.
+    pub(super) fn set_idle(&self, index: usize) {
+        self.state().vcpus[index].idle = true;
+    }
+
+    /// vCPU `index` can't go on: the machine has failed.
+    pub(super) fn fail(&self, reason: String) {
+        let mut state = self.state();
+        state.failure.get_or_insert(reason);
+        state.want = Want::Stop;
+        self.want.store(Want::Stop as u8, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Waits until every vCPU is quiet. Which is not, when `limit` is over.
+    pub(super) fn wait_quiet(&self, limit: Duration) -> Result<(), usize> {
+        let all_quiet = |state: &State| state.vcpus.iter().all(|vcpu| vcpu.quiet);
+        if self.wait(limit, all_quiet) {
+            return Ok(());
+        }
+        let state = self.state();
+        state.vcpus.iter().position(|vcpu| !vcpu.quiet).map_or(Ok(()), Err)
+    }
+
+    /// Which vCPUs are not quiet.
+    pub(super) fn running(&self) -> Vec<usize> {
+        let state = self.state();
+        (0..state.vcpus.len()).filter(|&index| !state.vcpus[index].quiet).collect()
+    }
+
+    /// Whether the guest on vCPU `index` has nothing to do, and its thread is quiet.
+    pub(super) fn is_idle(&self, index: usize) -> bool {
+        let state = self.state();
+        state.vcpus[index].idle && state.vcpus[index].quiet
+    }
+
+    /// The guest on vCPU `index` has something to do. Returns the machine's life.
+    pub(super) fn wake(&self, index: usize) -> u64 {
+        let mut state = self.state();
+        state.vcpus[index].idle = false;
+        self.changed.notify_all();
+        state.life
+    }
+
+    /// Every vCPU has something to do: a clone that shows that it runs.
+    pub(crate) fn wake_all(&self) {
+        let mut state = self.state();
+        for vcpu in &mut state.vcpus {
+            vcpu.idle = false;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until the guest on vCPU `index` is idle, in life `life`. Whether it came to
+    /// be; the machine may also have failed, stopped or been reset.
+    pub(super) fn wait_idle(&self, index: usize, life: u64, limit: Duration) -> bool {
+        self.wait(limit, |state| {
+            let vcpu = &state.vcpus[index];
+            let over = state.failure.is_some() || state.want == Want::Stop || state.life != life;
+            over || (vcpu.idle && vcpu.quiet)
+        })
+    }
+
+    pub(super) fn life(&self) -> u64 {
+        self.state().life
+    }
+
+    /// Begins a new life, in which the vCPUs are idle or not. All must be quiet.
+    pub(super) fn rebirth(&self, idle: impl IntoIterator<Item = bool>) {
+        let mut state = self.state();
+        state.life += 1;
+        for (vcpu, idle) in state.vcpus.iter_mut().zip(idle) {
+            vcpu.idle = idle;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Whether the guest is at work on any vCPU.
+    pub(super) fn busy(&self) -> bool {
+        self.state().vcpus.iter().any(|vcpu| !vcpu.idle)
+    }
+
+    pub(super) fn idle_flags(&self) -> Vec<bool> {
+        self.state().vcpus.iter().map(|vcpu| vcpu.idle).collect()
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let state = self.state();
+        match (&state.failure, state.want) {
+            (Some(reason), _) => Status::Failed(reason.clone()),
+            (None, Want::Run) => Status::Running,
+            (None, Want::Pause) => Status::Paused,
+            (None, Want::Stop) => Status::Killed,
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A machine: memory, vCPUs and devices that run together.
+//!
+//! [`gate`] decides when vCPUs run; [`vcpu`] is the thread of one; [`workload`] gives the
+//! embedded guest its commands; [`lifecycle`] holds what is done to a machine as a whole.
+
+mod config;
+mod error;
+mod exits;
+mod gate;
+mod lifecycle;
+mod parts;
+mod vcpu;
+mod workload;
+
+pub use config::{MachineConfig, MemoryMode, SpawnOptions};
+pub use error::MachineError;
+pub use workload::Ticket;
+
+pub(crate) use gate::Gate;
+pub(crate) use lifecycle::Parked;
+pub(crate) use parts::MachineParts;
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+
+use kvm_ioctls::VmFd;
+
+use crate::devices::SerialConsole;
+use crate::fork::Ladder;
+use crate::kvm::KvmHost;
+use crate::memory::GuestRam;
+use crate::snapshot::Snapshot;
+use lifecycle::Control;
+use vcpu::Vcpu;
+
+/// What a machine is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Its vCPUs run, or wait for commands.
+    Running,
+    /// Its vCPUs are parked until it is resumed.
+    Paused,
+    /// A vCPU can't go on, and none does; why.
+    Failed(String),
+    /// It was killed.
+    Killed,
+}
+
+/// A microVM that exists.
+///
+/// All methods may be called from any thread; those that change the machine as a whole
+/// wait for each other. Dropping it kills it.
+pub struct Machine {
+    // The fields are dropped in this order: threads are joined by `Drop`, then the vCPUs
+    // and the VM are closed, and the memory that they used goes last.
+    vcpus: Vec<Vcpu>,
+    serial: Arc<Mutex<SerialConsole>>,
+    vm: Arc<VmFd>,
+    pit: bool,
+    ram: RwLock<GuestRam>,
+    gate: Arc<Gate>,
+    control: Mutex<Control>,
+    ladder: Mutex<Ladder>,
+    /// What `reset` goes back to.
+    origin: Option<Snapshot>,
+    host: Arc<KvmHost>,
+    tsc_khz: u32,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine")
+            .field("ram_bytes", &self.ram_bytes())
+            .field("vcpus", &self.vcpus.len())
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        self.gate.status()
+    }
+
+    /// The steps that its making took. The last two are filled in when its first
+    /// instruction is seen.
+    pub fn ladder(&self) -> Ladder {
+        let mut ladder = lock(&self.ladder).clone();
+        if let Some(seen) = self.gate.first_exit() {
+            seen.complete(&mut ladder);
+        }
+        ladder
+    }
+
+    /// Size of its RAM, bytes.
+    pub fn ram_bytes(&self) -> u64 {
+        self.ram().mapping().bytes() as u64
+    }
+
+    /// Number of its vCPUs.
+    pub fn vcpus(&self) -> u8 {
+        self.vcpus.len() as u8
+    }
+
+    /// Frequency of its TSC, kHz, as KVM tells it.
+    pub fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
+    }
+
+    /// Gives the guest console input; as many bytes as fit. Returns how many.
+    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, MachineError> {
+        Ok(lock(&self.serial).input(bytes)?)
+    }
+
+    pub(crate) fn host(&self) -> &Arc<KvmHost> {
+        &self.host
+    }
+
+    pub(crate) fn has_pit(&self) -> bool {
+        self.pit
+    }
+
+    pub(crate) fn amend_ladder(&self, amend: impl FnOnce(&mut Ladder)) {
+        amend(&mut lock(&self.ladder));
+    }
+
+    pub(crate) fn ram_mut(&self) -> RwLockWriteGuard<'_, GuestRam> {
+        self.ram.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ram(&self) -> RwLockReadGuard<'_, GuestRam> {
+        self.ram.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Locks; a panic of another holder does not spread: what the locks here protect is
+/// valid between any two statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,83 @@
+//! The last step of making a machine: its parts are put together and its threads started.
+
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use tine_abi::layout::PORT_CONSOLE;
+
+use super::gate::{Gate, Want};
+use super::lifecycle::Control;
+use super::vcpu::Vcpu;
+use super::{Machine, MachineError, Status, lock};
+use crate::devices::{PortBus, SerialConsole, serial};
+use crate::fork::Ladder;
+use crate::kvm::{KvmHost, Shell};
+use crate::memory::GuestRam;
+use crate::snapshot::Snapshot;
+
+/// Everything that a machine is made of, with its state in place.
+pub(crate) struct MachineParts {
+    // A shell is closed before the memory that it uses goes.
+    pub(crate) shell: Shell,
+    pub(crate) serial: SerialConsole,
+    pub(crate) ram: GuestRam,
+    pub(crate) gate: Gate,
+    pub(crate) origin: Option<Snapshot>,
+    pub(crate) tsc_khz: u32,
+}
+
+impl MachineParts {
+    /// Starts the vCPU threads and opens the gate.
+    pub(crate) fn start(self, host: &Arc<KvmHost>, ladder: Ladder) -> Result<Machine, MachineError> {
+        let Self { shell, serial, ram, gate, origin, tsc_khz } = self;
+        let Shell { vcpus: fds, vm, pit, .. } = shell;
+        let serial = Arc::new(Mutex::new(serial));
+        let mut ports = PortBus::default();
+        ports.attach("the serial console", PORT_CONSOLE, serial::PORTS, Arc::clone(&serial) as _)?;
+        let ports = Arc::new(ports);
+        // Threads that were started before another could not be are joined by `Drop`.
+        let mut machine = Machine {
+            vcpus: Vec::with_capacity(fds.len()),
+            serial,
+            vm,
+            pit,
+            ram: RwLock::new(ram),
+            gate: Arc::new(gate),
+            control: Mutex::new(Control::default()),
+            ladder: Mutex::new(ladder),
+            origin,
+            host: Arc::clone(host),
+            tsc_khz,
+        };
+        machine.gate.mark_ready();
+        for (index, fd) in fds.into_iter().enumerate() {
+            let vcpu = Vcpu::start(fd, index, &machine.gate, &ports)?;
+            machine.vcpus.push(vcpu);
+        }
+        machine.gate.want(Want::Run);
+        Ok(machine)
+    }
+}
+
+impl Machine {
+    /// Waits for the first instruction, at most `limit`, and completes the ladder.
+    pub(crate) fn wait_first_instruction(&self, limit: Duration) -> Result<(), MachineError> {
+        self.gate.wait_first_exit(limit);
+        lock(&self.ladder).first_run = self.gate.first_run();
+        match self.status() {
+            Status::Failed(reason) => Err(MachineError::Failed(reason)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until all vCPUs wait for commands, at most `limit` for each.
+    pub(crate) fn settle(&self, limit: Duration) -> Result<(), MachineError> {
+        self.wait_first_instruction(limit)?;
+        for vcpu in 0..self.vcpus.len() {
+            if !self.gate.wait_idle(vcpu, 0, limit) {
+                return Err(MachineError::Timeout { vcpu: vcpu as u8, limit });
+            }
+        }
+        self.alive()
+    }
+}
