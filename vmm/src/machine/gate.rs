@@ -32,6 +32,8 @@ struct Activity {
     quiet: bool,
     /// The guest has nothing to do.
     idle: bool,
+    /// The guest has nothing to do, but was woken to show that it runs.
+    settling: bool,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,10 @@ pub(crate) struct Gate {
 impl Gate {
     /// A closed gate for vCPUs that are idle or not; `requested` is where the ladder begins.
     pub(crate) fn new(idle: impl IntoIterator<Item = bool>, requested: Instant) -> Self {
-        let vcpus = idle.into_iter().map(|idle| Activity { quiet: true, idle }).collect();
+        let vcpus = idle
+            .into_iter()
+            .map(|idle| Activity { quiet: true, idle, settling: false })
+            .collect();
         let state = State { want: Want::Pause, vcpus, failure: None, life: 0 };
         Self {
             state: Mutex::new(state),
@@ -144,10 +149,13 @@ impl Gate {
         }
     }
 
-    /// Waits until the first exit was seen, the machine failed or stopped, or `limit` is over.
+    /// Waits until the first exit was seen and vCPUs that were only woken for it wait
+    /// again, the machine failed or stopped, or `limit` is over.
     pub(crate) fn wait_first_exit(&self, limit: Duration) {
         self.wait(limit, |state| {
-            self.first_exit.get().is_some() || state.failure.is_some() || state.want == Want::Stop
+            let settled = state.vcpus.iter().all(|vcpu| !vcpu.settling);
+            let over = state.failure.is_some() || state.want == Want::Stop;
+            over || (settled && self.first_exit.get().is_some())
         });
     }
 
@@ -164,7 +172,9 @@ impl Gate {
     /// vCPU `index` is quiet and waits until it may run or must stop.
     pub(super) fn pass(&self, index: usize) -> Next {
         let mut state = self.state();
-        state.vcpus[index].quiet = true;
+        let vcpu = &mut state.vcpus[index];
+        vcpu.quiet = true;
+        vcpu.settling &= !vcpu.idle;
         self.changed.notify_all();
         loop {
             if state.want == Want::Stop || state.failure.is_some() {
@@ -222,10 +232,11 @@ impl Gate {
         state.life
     }
 
-    /// Every vCPU has something to do: a clone that shows that it runs.
+    /// Wakes vCPUs that have nothing to do, for once: a clone that shows that it runs.
     pub(crate) fn wake_all(&self) {
         let mut state = self.state();
         for vcpu in &mut state.vcpus {
+            vcpu.settling = vcpu.idle;
             vcpu.idle = false;
         }
         self.changed.notify_all();

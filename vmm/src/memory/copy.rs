@@ -9,7 +9,7 @@ use super::uffd::Uffd;
 use super::{MemoryError, PAGE_SIZE, Run, Runs};
 
 /// Pages below which a second thread costs more than it saves.
-const PAGES_A_THREAD: u64 = 1024;
+const PAGES_A_THREAD: u64 = 256;
 /// Pages that one call populates: a longer one would hold the address space's lock for
 /// milliseconds.
 const PAGES_A_CALL: u64 = 256;

@@ -78,12 +78,13 @@ pub fn install() {
     gate(SPURIOUS_VECTOR, (&raw const spurious_handler) as u64);
 }
 
-/// A 64-bit interrupt gate (Intel SDM volume 3, 7.14.1) that ring 3 may be interrupted by.
+/// A 64-bit trap gate (Intel SDM volume 3, 7.14.1) for ring 3. An interrupt gate would
+/// clear the interrupt flag, and IRET in ring 3 can't set it again.
 fn gate(vector: u8, handler: u64) {
-    const PRESENT_RING3_INTERRUPT: u64 = 0xee << 40;
+    const PRESENT_RING3_TRAP: u64 = 0xef << 40;
     let low = (handler & 0xffff)
         | u64::from(CODE_SELECTOR) << 16
-        | PRESENT_RING3_INTERRUPT
+        | PRESENT_RING3_TRAP
         | (handler >> 16 & 0xffff) << 48;
     let entry = (IDT as *mut u64).wrapping_add(usize::from(vector) * 2);
     // SAFETY: the IDT's page is mapped for writing and has room for 256 gates.
