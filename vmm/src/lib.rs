@@ -36,7 +36,5 @@ pub mod snapshot;
 
 pub use fork::Ladder;
 pub use kvm::KvmHost;
-pub use machine::{
-    Machine, MachineConfig, MachineError, MemoryMode, SpawnOptions, Status, Ticket,
-};
+pub use machine::{Machine, MachineConfig, MachineError, MemoryMode, SpawnOptions, Status, Ticket};
 pub use snapshot::Snapshot;

@@ -89,7 +89,8 @@ fn long_runs_are_shared_and_still_private() {
     let expected = family[0].expected.clone();
     family.push(Tracked { machine: first, expected });
     // A run long enough to be mapped from the delta rather than copied.
-    let run_of = Selection { first_page: 10, region_pages: 600, pages: 600, pattern: Pattern::Sequential };
+    let run_of =
+        Selection { first_page: 10, region_pages: 600, pages: 600, pattern: Pattern::Sequential };
     run(&family[1].machine, 0, &Command::new(Op::Dirty, run_of).seed(9));
     model_dirty(&mut family[1].expected, run_of, 9);
     let children: Vec<Tracked> =

@@ -39,13 +39,13 @@ fn a_guest_greets_on_its_console_and_its_clone_speaks_on_its_own() {
 fn a_paused_machine_stands_still_and_goes_on_where_it_was() {
     let host = host();
     let machine = boot(&host, 16, 4);
-    let tickets: Vec<_> = (0..4)
-        .map(|vcpu| machine.submit(vcpu, &op(Op::Spin).amount(300)).unwrap())
-        .collect();
+    let tickets: Vec<_> =
+        (0..4).map(|vcpu| machine.submit(vcpu, &op(Op::Spin).amount(300)).unwrap()).collect();
     thread::sleep(Duration::from_millis(20));
     machine.pause().unwrap();
     assert_eq!(machine.status(), Status::Paused);
-    let beats = |machine: &Machine| (0..4).map(|vcpu| machine.heartbeat(vcpu).unwrap()).collect::<Vec<_>>();
+    let beats =
+        |machine: &Machine| (0..4).map(|vcpu| machine.heartbeat(vcpu).unwrap()).collect::<Vec<_>>();
     let before = beats(&machine);
     thread::sleep(Duration::from_millis(30));
     assert_eq!(beats(&machine), before);

@@ -34,7 +34,10 @@ fn a_machine_goes_on_from_a_file_with_both_layers_and_its_hot_set() {
     dirty(&parent, 400, 2);
     let (snapshot, _) = parent.snapshot().unwrap();
     assert!(snapshot.image.delta().is_some());
-    let hot = HotSet::new(tine_vmm::memory::Runs::from_iter([tine_vmm::memory::Run { first: 3, pages: 9 }]));
+    let hot = HotSet::new(tine_vmm::memory::Runs::from_iter([tine_vmm::memory::Run {
+        first: 3,
+        pages: 9,
+    }]));
     snapshot.with_hot_set(hot.clone()).save(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     let expected = checksum(&parent);

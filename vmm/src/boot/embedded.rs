@@ -46,7 +46,8 @@ pub fn load(
     tsc_khz: u32,
 ) -> Result<Start, BootError> {
     check(ram_bytes, vcpus)?;
-    let loaded = Elf::load(memory, None, &mut Cursor::new(program), None).map_err(BootError::Load)?;
+    let loaded =
+        Elf::load(memory, None, &mut Cursor::new(program), None).map_err(BootError::Load)?;
     let cr3 = paging::map_everything(memory, ram_bytes)?;
     let mut words = [0; boot::WORDS];
     words[boot::ABI] = ABI_VERSION;
@@ -62,9 +63,11 @@ pub fn load(
         // A task state segment of zeros allows every port; its last byte must be ones.
         let end = task.base + u64::from(TSS_LIMIT);
         write_words(memory, "a TSS", task.base + 96, &[(104 << 48)])?;
-        memory
-            .write_obj(0xffu8, GuestAddress(end))
-            .map_err(|source| BootError::Write { what: "a TSS", address: end, source })?;
+        memory.write_obj(0xffu8, GuestAddress(end)).map_err(|source| BootError::Write {
+            what: "a TSS",
+            address: end,
+            source,
+        })?;
     }
     write_words(memory, "the GDT", GDT, &gdt)?;
     let gdt_bytes = gdt.len() * 8;
@@ -78,9 +81,11 @@ fn write_words(
     words: &[u64],
 ) -> Result<(), BootError> {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    memory
-        .write_slice(&bytes, GuestAddress(address))
-        .map_err(|source| BootError::Write { what, address, source })
+    memory.write_slice(&bytes, GuestAddress(address)).map_err(|source| BootError::Write {
+        what,
+        address,
+        source,
+    })
 }
 
 /// Where and how the vCPUs start.
@@ -199,8 +204,7 @@ fn descriptor(segment: &kvm_segment) -> u64 {
         | u64::from(segment.s) << 4
         | u64::from(segment.dpl) << 5
         | u64::from(segment.present) << 7;
-    let flags =
-        u64::from(segment.l) << 1 | u64::from(segment.db) << 2 | u64::from(segment.g) << 3;
+    let flags = u64::from(segment.l) << 1 | u64::from(segment.db) << 2 | u64::from(segment.g) << 3;
     limit & 0xffff
         | (segment.base & 0xff_ffff) << 16
         | access << 40

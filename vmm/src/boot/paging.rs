@@ -75,9 +75,11 @@ impl Tables<'_> {
 
     fn write(&self, address: u64, entries: &[u64]) -> Result<(), BootError> {
         let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
-        self.memory
-            .write_slice(&bytes, GuestAddress(address))
-            .map_err(|source| BootError::Write { what: "a page table", address, source })
+        self.memory.write_slice(&bytes, GuestAddress(address)).map_err(|source| BootError::Write {
+            what: "a page table",
+            address,
+            source,
+        })
     }
 }
 

@@ -29,8 +29,8 @@ impl PortBus {
             last: first.saturating_add(count.saturating_sub(1)),
             reason,
         };
-        let range = PioRange::new(PioAddress(first), count)
-            .map_err(|error| refused(error.to_string()))?;
+        let range =
+            PioRange::new(PioAddress(first), count).map_err(|error| refused(error.to_string()))?;
         self.manager.register_pio(range, device).map_err(|error| refused(error.to_string()))
     }
 

@@ -76,7 +76,11 @@ impl SerialConsole {
     }
 
     /// A port in a saved state.
-    pub fn restored(vm: Arc<VmFd>, sink: ConsoleSink, state: &SerialState) -> Result<Self, DeviceError> {
+    pub fn restored(
+        vm: Arc<VmFd>,
+        sink: ConsoleSink,
+        state: &SerialState,
+    ) -> Result<Self, DeviceError> {
         let serial = Serial::from_state(&state.unpack(), Line(Arc::clone(&vm)), NoEvents, sink)
             .map_err(damaged)?;
         Ok(Self { serial, vm })
@@ -89,8 +93,7 @@ impl SerialConsole {
         Serial::from_state(&state.unpack(), line, NoEvents, io::sink()).map_err(damaged)?;
         let sink = std::mem::replace(self.serial.writer_mut(), Box::new(io::sink()));
         let line = Line(Arc::clone(&self.vm));
-        self.serial =
-            Serial::from_state(&state.unpack(), line, NoEvents, sink).map_err(damaged)?;
+        self.serial = Serial::from_state(&state.unpack(), line, NoEvents, sink).map_err(damaged)?;
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use tine_abi::layout::RAM_BASE;
 
 use super::Ladder;
 use crate::boot::embedded;
-use crate::devices::serial::{SerialConsole, SerialState};
 use crate::devices::ConsoleSink;
+use crate::devices::serial::{SerialConsole, SerialState};
 use crate::kvm::{ClockPolicy, KvmHost, Shell, ShellConfig, Slot, failed};
 use crate::machine::{
     Gate, Machine, MachineConfig, MachineError, MachineParts, MemoryMode, SpawnOptions,
@@ -60,7 +60,9 @@ impl Machine {
         let mut ladder = Ladder { queue: options.requested.elapsed(), ..Ladder::default() };
         let state = &snapshot.state;
         let ram = timed(&mut ladder.map, || match options.memory {
-            MemoryMode::Cow => Ok((GuestRam::copy_on_write(&snapshot.image, state.ram_base)?, "cow")),
+            MemoryMode::Cow => {
+                Ok((GuestRam::copy_on_write(&snapshot.image, state.ram_base)?, "cow"))
+            }
             MemoryMode::Eager => GuestRam::eager(&snapshot.image, state.ram_base)
                 .map(|(ram, report)| (ram, report.strategy())),
         });
@@ -127,7 +129,11 @@ pub(super) fn shell_for(
     Ok(shell)
 }
 
-fn restore_into(shell: &Shell, state: &MachineState, clock: ClockPolicy) -> Result<(), MachineError> {
+fn restore_into(
+    shell: &Shell,
+    state: &MachineState,
+    clock: ClockPolicy,
+) -> Result<(), MachineError> {
     state.vm.restore(&shell.vm, clock)?;
     for (index, (vcpu, record)) in shell.vcpus.iter().zip(&state.vcpus).enumerate() {
         record.state.restore(vcpu, index)?;

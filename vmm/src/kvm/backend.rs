@@ -93,9 +93,8 @@ fn looping(rounds: u32) -> Vec<u8> {
     let [low, high] = PORT_IDLE.to_le_bytes();
     let [a, b, c, d] = rounds.to_le_bytes();
     // mov edx, port; out dx, eax; mov ecx, rounds; 1: dec ecx; jnz 1b; out dx, eax; jmp .
-    let code = [
-        0xba, low, high, 0, 0, 0xef, 0xb9, a, b, c, d, 0xff, 0xc9, 0x75, 0xfc, 0xef, 0xeb, 0xfe,
-    ];
+    let code =
+        [0xba, low, high, 0, 0, 0xef, 0xb9, a, b, c, d, 0xff, 0xc9, 0x75, 0xfc, 0xef, 0xeb, 0xfe];
     elf(&code)
 }
 

@@ -68,7 +68,11 @@ fn write(vcpu: &VcpuFd, index: u32, data: u64) -> Result<bool, KvmError> {
 }
 
 /// Reads the registers `indices`.
-pub(super) fn get(vcpu: &VcpuFd, number: usize, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmError> {
+pub(super) fn get(
+    vcpu: &VcpuFd,
+    number: usize,
+    indices: &[u32],
+) -> Result<Vec<kvm_msr_entry>, KvmError> {
     let wanted: Vec<kvm_msr_entry> =
         indices.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
     let mut values = Vec::with_capacity(wanted.len());

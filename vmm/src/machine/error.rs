@@ -74,7 +74,9 @@ pub enum MachineError {
     #[error("the command was lost when the machine was reset")]
     Lost,
     /// The guest did not understand the command, or it lies outside of its memory.
-    #[error("the guest refused the command: it lies outside of the {data_bytes} bytes of data memory")]
+    #[error(
+        "the guest refused the command: it lies outside of the {data_bytes} bytes of data memory"
+    )]
     Refused {
         /// Size of the data region.
         data_bytes: u64,

@@ -38,16 +38,16 @@ pub(super) fn handle(exit: VcpuExit<'_>, ports: &PortBus) -> After {
         }
         VcpuExit::MmioWrite(..) | VcpuExit::Intr => After::Continue,
         VcpuExit::Shutdown => After::Fail("triple fault".into()),
-        VcpuExit::FailEntry(reason, cpu) => {
-            After::Fail(format!("the processor refused the guest's state: {reason:#x} on CPU {cpu}"))
-        }
+        VcpuExit::FailEntry(reason, cpu) => After::Fail(format!(
+            "the processor refused the guest's state: {reason:#x} on CPU {cpu}"
+        )),
         VcpuExit::InternalError => {
             After::Fail("KVM could not emulate an instruction of the guest".into())
         }
         VcpuExit::SystemEvent(kind, _) => After::Fail(format!("system event {kind}")),
-        VcpuExit::MemoryFault { gpa, .. } => {
-            After::Fail(format!("guest memory at {gpa:#x} can't be had; is the host out of memory?"))
-        }
+        VcpuExit::MemoryFault { gpa, .. } => After::Fail(format!(
+            "guest memory at {gpa:#x} can't be had; is the host out of memory?"
+        )),
         other => After::Fail(format!("unexpected exit {other:?}")),
     }
 }

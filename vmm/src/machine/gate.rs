@@ -78,10 +78,8 @@ pub(crate) struct Gate {
 impl Gate {
     /// A closed gate for vCPUs that are idle or not; `requested` is where the ladder begins.
     pub(crate) fn new(idle: impl IntoIterator<Item = bool>, requested: Instant) -> Self {
-        let vcpus = idle
-            .into_iter()
-            .map(|idle| Activity { quiet: true, idle, settling: false })
-            .collect();
+        let vcpus =
+            idle.into_iter().map(|idle| Activity { quiet: true, idle, settling: false }).collect();
         let state = State { want: Want::Pause, vcpus, failure: None, life: 0 };
         Self {
             state: Mutex::new(state),

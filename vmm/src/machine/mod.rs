@@ -20,9 +20,7 @@ pub(crate) use gate::Gate;
 pub(crate) use lifecycle::Parked;
 pub(crate) use parts::MachineParts;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kvm_ioctls::VmFd;
 

@@ -28,12 +28,21 @@ pub(crate) struct MachineParts {
 
 impl MachineParts {
     /// Starts the vCPU threads and opens the gate.
-    pub(crate) fn start(self, host: &Arc<KvmHost>, ladder: Ladder) -> Result<Machine, MachineError> {
+    pub(crate) fn start(
+        self,
+        host: &Arc<KvmHost>,
+        ladder: Ladder,
+    ) -> Result<Machine, MachineError> {
         let Self { shell, serial, ram, gate, origin, tsc_khz } = self;
         let Shell { vcpus: fds, vm, pit, .. } = shell;
         let serial = Arc::new(Mutex::new(serial));
         let mut ports = PortBus::default();
-        ports.attach("the serial console", PORT_CONSOLE, serial::PORTS, Arc::clone(&serial) as _)?;
+        ports.attach(
+            "the serial console",
+            PORT_CONSOLE,
+            serial::PORTS,
+            Arc::clone(&serial) as _,
+        )?;
         let ports = Arc::new(ports);
         // Threads that were started before another could not be are joined by `Drop`.
         let mut machine = Machine {

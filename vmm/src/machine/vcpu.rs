@@ -40,12 +40,8 @@ impl Vcpu {
     ) -> Result<Self, MachineError> {
         register_kick().map_err(MachineError::Signal)?;
         let fd = Arc::new(Mutex::new(fd));
-        let worker = Worker {
-            index,
-            fd: Arc::clone(&fd),
-            gate: Arc::clone(gate),
-            ports: Arc::clone(ports),
-        };
+        let worker =
+            Worker { index, fd: Arc::clone(&fd), gate: Arc::clone(gate), ports: Arc::clone(ports) };
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(STACK_BYTES)

@@ -26,15 +26,17 @@ pub enum Method {
 /// Copies the pages `runs` of `source` to the same places of `target`, a private
 /// mapping of as many bytes that no guest uses yet.
 pub fn same_places(source: &Mapping, target: &Mapping, runs: &Runs) -> Result<Method, MemoryError> {
-    let jobs: Vec<Job> = runs
-        .pieces(PAGES_A_CALL)
-        .map(|run| Job { from: run.first, run })
-        .collect();
+    let jobs: Vec<Job> =
+        runs.pieces(PAGES_A_CALL).map(|run| Job { from: run.first, run }).collect();
     copy(source, target, &jobs)
 }
 
 /// Copies `runs` into `target` from `source`, where they lie one after the other.
-pub fn unpack(source: &Mapping, target: &Mapping, parts: &[(u64, Run)]) -> Result<Method, MemoryError> {
+pub fn unpack(
+    source: &Mapping,
+    target: &Mapping,
+    parts: &[(u64, Run)],
+) -> Result<Method, MemoryError> {
     let jobs: Vec<Job> = parts.iter().map(|&(from, run)| Job { from, run }).collect();
     copy(source, target, &jobs)
 }
@@ -51,10 +53,14 @@ pub fn pack(source: &Mapping, target: &Mapping, at: u64, runs: &Runs) {
             job
         })
         .collect();
-    in_parallel(&jobs, |(_, run)| run.pages, |&(place, run)| {
-        page_run(source, run.first, target, place, run.pages);
-        Ok(())
-    })
+    in_parallel(
+        &jobs,
+        |(_, run)| run.pages,
+        |&(place, run)| {
+            page_run(source, run.first, target, place, run.pages);
+            Ok(())
+        },
+    )
     .unwrap_or_else(|_: std::convert::Infallible| unreachable!());
 }
 
@@ -106,7 +112,12 @@ fn copy(source: &Mapping, target: &Mapping, jobs: &[Job]) -> Result<Method, Memo
     Ok(if uffd.is_some() { Method::Uffd } else { Method::Memcpy })
 }
 
-fn copy_run(source: &Mapping, target: &Mapping, uffd: Option<&Uffd>, job: &Job) -> Result<(), MemoryError> {
+fn copy_run(
+    source: &Mapping,
+    target: &Mapping,
+    uffd: Option<&Uffd>,
+    job: &Job,
+) -> Result<(), MemoryError> {
     let bytes = job.run.pages as usize * PAGE_SIZE;
     let place = job.run.first as usize * PAGE_SIZE;
     // SAFETY: `copy` asserted that both ranges lie inside their mappings.
@@ -123,7 +134,9 @@ fn copy_run(source: &Mapping, target: &Mapping, uffd: Option<&Uffd>, job: &Job) 
             if copied < bytes {
                 // The page is there already, private and writable: overwrite it.
                 // SAFETY: as above, and a page that exists causes no missing fault.
-                unsafe { std::ptr::copy_nonoverlapping(from.add(copied), to.add(copied), PAGE_SIZE) };
+                unsafe {
+                    std::ptr::copy_nonoverlapping(from.add(copied), to.add(copied), PAGE_SIZE)
+                };
                 copied += PAGE_SIZE;
             }
         }

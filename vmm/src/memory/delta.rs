@@ -64,8 +64,11 @@ impl DeltaBuffer {
         let Self { file, mapping } = self;
         drop(mapping);
         let bytes = runs.pages().max(1) * PAGE_SIZE as u64;
-        file.set_len(bytes)
-            .map_err(|source| MemoryError::File { operation: "ftruncate", bytes, source })?;
+        file.set_len(bytes).map_err(|source| MemoryError::File {
+            operation: "ftruncate",
+            bytes,
+            source,
+        })?;
         seal(&file, bytes)?;
         let view = Mapping::read_only(&file, 0, bytes as usize)?;
         Ok(Delta { file, runs, view })

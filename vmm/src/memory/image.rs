@@ -190,12 +190,13 @@ impl MemoryImage {
 }
 
 /// A new memory file of `bytes`, without exec permission, that can be sealed.
-pub(super) fn memory_file(name: &str, bytes: u64, flags: libc::c_uint) -> Result<File, MemoryError> {
-    let failed = |operation| MemoryError::File {
-        operation,
-        bytes,
-        source: io::Error::last_os_error(),
-    };
+pub(super) fn memory_file(
+    name: &str,
+    bytes: u64,
+    flags: libc::c_uint,
+) -> Result<File, MemoryError> {
+    let failed =
+        |operation| MemoryError::File { operation, bytes, source: io::Error::last_os_error() };
     let name = CString::new(name).unwrap_or_default();
     let flags = flags | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: the name is a C string; the call makes a descriptor.
@@ -205,8 +206,11 @@ pub(super) fn memory_file(name: &str, bytes: u64, flags: libc::c_uint) -> Result
     }
     // SAFETY: the descriptor is new and owned by nobody else.
     let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(bytes)
-        .map_err(|source| MemoryError::File { operation: "ftruncate", bytes, source })?;
+    file.set_len(bytes).map_err(|source| MemoryError::File {
+        operation: "ftruncate",
+        bytes,
+        source,
+    })?;
     Ok(file)
 }
 

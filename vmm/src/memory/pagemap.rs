@@ -43,8 +43,8 @@ pub fn find(mapping: &Mapping, want: Want) -> Result<Runs, MemoryError> {
 pub fn method() -> Method {
     static METHOD: OnceLock<Method> = OnceLock::new();
     *METHOD.get_or_init(|| {
-        let offered = Mapping::anonymous(PAGE_SIZE)
-            .is_ok_and(|page| scan(&page, Want::Private).is_ok());
+        let offered =
+            Mapping::anonymous(PAGE_SIZE).is_ok_and(|page| scan(&page, Want::Private).is_ok());
         if offered { Method::Scan } else { Method::Read }
     })
 }
@@ -127,8 +127,9 @@ fn scan(mapping: &Mapping, want: Want) -> io::Result<Runs> {
     while arguments.start < end {
         // SAFETY: the arguments follow linux/fs.h; the kernel writes at most `vec_len`
         // regions to `regions`, which outlives the call, and changes no page without flags.
-        let found =
-            unsafe { libc::ioctl(file.as_raw_fd(), ioctl::PAGEMAP_SCAN() as libc::Ioctl, &raw mut arguments) };
+        let found = unsafe {
+            libc::ioctl(file.as_raw_fd(), ioctl::PAGEMAP_SCAN() as libc::Ioctl, &raw mut arguments)
+        };
         if found < 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {

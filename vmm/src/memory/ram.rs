@@ -41,7 +41,11 @@ pub struct EagerReport {
 impl EagerReport {
     /// Name of the strategy that was used.
     pub fn strategy(&self) -> &'static str {
-        if self.huge_bytes > 0 { "memcpy into populated huge pages" } else { "memcpy into populated pages" }
+        if self.huge_bytes > 0 {
+            "memcpy into populated huge pages"
+        } else {
+            "memcpy into populated pages"
+        }
     }
 }
 
@@ -77,12 +81,8 @@ impl GuestRam {
             tracing::debug!(%error, "eager copy without huge pages");
         }
         let source = image.base_view()?;
-        let mut report = EagerReport {
-            bytes: 0,
-            huge_bytes: 0,
-            populate: Duration::ZERO,
-            copy: Duration::ZERO,
-        };
+        let mut report =
+            EagerReport { bytes: 0, huge_bytes: 0, populate: Duration::ZERO, copy: Duration::ZERO };
         for (start, end) in image.data_ranges() {
             // A piece is populated and copied while it is in the cache.
             for at in (start..end).step_by(HUGE_PAGE_SIZE) {
@@ -126,11 +126,8 @@ impl GuestRam {
         backing: Backing,
         base: u64,
     ) -> Result<Self, MemoryError> {
-        let region_error = |reason: String| MemoryError::Region {
-            address: base,
-            bytes: mapping.bytes(),
-            reason,
-        };
+        let region_error =
+            |reason: String| MemoryError::Region { address: base, bytes: mapping.bytes(), reason };
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the mapping is `bytes` long, readable and writable, and lives in the
         // same value as the view, which is dropped first and never lent out for longer.

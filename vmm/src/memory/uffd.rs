@@ -60,9 +60,8 @@ impl Uffd {
         let file = unsafe { File::from_raw_fd(fd as libc::c_int) };
         let mut api = Api { api: UFFD_API, features: 0, ioctls: 0 };
         // SAFETY: the kernel reads and writes one `Api`, which outlives the call.
-        let done = unsafe {
-            libc::ioctl(file.as_raw_fd(), UFFDIO_API() as libc::Ioctl, &raw mut api)
-        };
+        let done =
+            unsafe { libc::ioctl(file.as_raw_fd(), UFFDIO_API() as libc::Ioctl, &raw mut api) };
         if done < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -89,7 +88,12 @@ impl Uffd {
     /// # Safety
     /// `source..source + bytes` must be readable, and `target..target + bytes` must lie
     /// in the registered mapping, with nobody holding references into it.
-    pub unsafe fn copy(&self, target: *mut u8, source: *const u8, bytes: usize) -> io::Result<usize> {
+    pub unsafe fn copy(
+        &self,
+        target: *mut u8,
+        source: *const u8,
+        bytes: usize,
+    ) -> io::Result<usize> {
         let mut copied = 0;
         while copied < bytes {
             let mut arguments = CopyArguments {

@@ -216,7 +216,8 @@ impl Snapshot {
         };
         let memory_bytes = self.image.bytes() as u64;
         let memory_at = memory_at(state.len() as u64, memory_bytes);
-        let chunks = self.write_memory(&unfinished.file, memory_at).map_err(failed("writing"))??;
+        let chunks =
+            self.write_memory(&unfinished.file, memory_at).map_err(failed("writing"))??;
         let header = Header {
             state_bytes: state.len() as u64,
             state_checksum: xxh3_64(&state),
@@ -268,11 +269,8 @@ impl Snapshot {
 
     /// Opens the snapshot file at `path` for clones on `host`.
     pub fn open(path: &Path, host: &KvmHost, verify: Verify) -> Result<Self, SnapshotFileError> {
-        let failed = |source| SnapshotFileError::Io {
-            action: "reading",
-            path: path.to_path_buf(),
-            source,
-        };
+        let failed =
+            |source| SnapshotFileError::Io { action: "reading", path: path.to_path_buf(), source };
         let damaged = |reason: &str| Refusal::Damaged(reason.into()).of(path);
         let file = File::open(path).map_err(failed)?;
         let file_bytes = file.metadata().map_err(failed)?.len();
@@ -281,8 +279,7 @@ impl Snapshot {
         }
         let mut header = [0; HEADER_BYTES];
         file.read_exact_at(&mut header, 0).map_err(failed)?;
-        let header =
-            Header::decode(&header, file_bytes).map_err(|refusal| refusal.of(path))?;
+        let header = Header::decode(&header, file_bytes).map_err(|refusal| refusal.of(path))?;
         let mut front = vec![0; (header.state_bytes + header.chunks() * 8) as usize];
         file.read_exact_at(&mut front, HEADER_BYTES as u64).map_err(failed)?;
         let (state, chunks) = front.split_at(header.state_bytes as usize);
@@ -308,11 +305,7 @@ impl Snapshot {
             }
         }
         let image = MemoryImage::from_file(file, header.memory_at, header.memory_bytes)?;
-        Ok(Self {
-            image: Arc::new(image),
-            state: Arc::new(state),
-            hot_set: hot_set.map(Arc::new),
-        })
+        Ok(Self { image: Arc::new(image), state: Arc::new(state), hot_set: hot_set.map(Arc::new) })
     }
 }
 
@@ -361,12 +354,10 @@ impl Unfinished {
         name.push(format!(".{}.unfinished", std::process::id()));
         let path = target.with_file_name(name);
         // Guest memory holds secrets: for the owner only.
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| SnapshotFileError::Io { action: "creating", path: path.clone(), source })?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(
+                |source| SnapshotFileError::Io { action: "creating", path: path.clone(), source },
+            )?;
         Ok(Self { file, path, done: false })
     }
 

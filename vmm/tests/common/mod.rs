@@ -1,6 +1,11 @@
 //! What the tests share: real guests on /dev/kvm.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test file uses its part"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,8 +80,10 @@ pub fn model_dirty(bytes: &mut [u8], selection: Selection, seed: u64) {
 /// The pages in which two data regions differ.
 pub fn different_pages(a: &[u8], b: &[u8]) -> Vec<usize> {
     assert_eq!(a.len(), b.len());
-    (0..a.len() / PAGE).filter(|&page| {
-        let range = page * PAGE..(page + 1) * PAGE;
-        a[range.clone()] != b[range]
-    }).collect()
+    (0..a.len() / PAGE)
+        .filter(|&page| {
+            let range = page * PAGE..(page + 1) * PAGE;
+            a[range.clone()] != b[range]
+        })
+        .collect()
 }
