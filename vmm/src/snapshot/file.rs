@@ -309,6 +309,12 @@ impl Snapshot {
     }
 }
 
+/// Checks the first bytes of a file of `file_bytes`, without opening anything.
+pub fn check_header(bytes: &[u8], file_bytes: u64) -> Result<(), Refusal> {
+    let header = bytes.first_chunk().ok_or(Refusal::Foreign)?;
+    Header::decode(header, file_bytes).map(drop)
+}
+
 /// Decodes the state part of a file, of which nothing is believed.
 pub fn decode_state(bytes: &[u8]) -> Result<(MachineState, Option<HotSet>), Refusal> {
     let damaged = |reason: String| Refusal::Damaged(reason);
