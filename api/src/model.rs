@@ -1,0 +1,531 @@
+//! What goes over the wire: requests, checked, and answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tine_abi::command::{Command, Op};
+use tine_abi::layout::{PAGE_SIZE, data_bytes};
+use tine_abi::pattern::{Pattern, Selection};
+use tine_vmm::kvm::stats::KvmCounters;
+use tine_vmm::memory::Ledger;
+use tine_vmm::{Ladder, MemoryMode};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::problem::Problem;
+
+/// Most sandboxes of one request.
+pub const MAX_COUNT: u32 = 1000;
+/// Longest timeout, seconds: a year.
+const MAX_TIMEOUT_S: u64 = 366 * 86_400;
+/// Longest that a guest may be asked to spin, milliseconds.
+const MAX_MILLIS: u64 = 600_000;
+/// Most rounds that a guest may be asked to compute.
+const MAX_ROUNDS: u64 = 100_000_000_000;
+
+/// How a sandbox gets its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Memory {
+    /// It shares pages until it writes them.
+    #[default]
+    Cow,
+    /// All of it is copied first.
+    Eager,
+}
+
+impl From<Memory> for MemoryMode {
+    fn from(memory: Memory) -> Self {
+        match memory {
+            Memory::Cow => Self::Cow,
+            Memory::Eager => Self::Eager,
+        }
+    }
+}
+
+/// Body of `POST /v1/sandboxes`. Names either an image or a snapshot.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpawnRequest {
+    /// Image to boot: `workload`. It boots once for each shape, and is then cloned.
+    pub image: Option<String>,
+    /// Snapshot to clone, by id or name.
+    pub snapshot: Option<String>,
+    /// How many.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// Number of vCPUs; of an image only. Default 1.
+    pub vcpus: Option<u8>,
+    /// Guest RAM; of an image only. Default 256.
+    pub memory_mib: Option<u64>,
+    /// Labels to find them by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Seconds until they are killed.
+    pub timeout_s: Option<u64>,
+    /// How they get their memory.
+    #[serde(default)]
+    pub memory: Memory,
+    /// Whether the snapshot's hot set is copied ahead.
+    #[serde(default)]
+    pub hot_set: bool,
+}
+
+/// Body of `POST /v1/sandboxes/{id}/fork`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForkRequest {
+    /// How many.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// How they get their memory.
+    #[serde(default)]
+    pub memory: Memory,
+    /// Labels to find them by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Seconds until they are killed.
+    pub timeout_s: Option<u64>,
+}
+
+/// Body of `POST /v1/sandboxes/{id}/snapshot`.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRequest {
+    /// Name to clone it by.
+    pub name: Option<String>,
+    /// Whether the pages that the sandbox has of its own are recorded as the hot set.
+    #[serde(default)]
+    pub hot_set: bool,
+}
+
+/// What the embedded guest can be asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadOp {
+    /// Read a word of each page and write it back.
+    Touch,
+    /// Write a word, made of `seed`, into each page.
+    Dirty,
+    /// Read a word of each page.
+    Read,
+    /// Hash every byte.
+    Checksum,
+    /// Compute for `millis`.
+    Spin,
+    /// Compute a fixed answer in `rounds` from `seed`.
+    Compute,
+    /// Read the clocks: `value` is monotonic, `value2` wall-clock nanoseconds.
+    Clock,
+    /// Print the heartbeat on the console.
+    Say,
+}
+
+/// Body of `POST /v1/sandboxes/{id}/workload`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadRequest {
+    /// What to do.
+    pub op: WorkloadOp,
+    /// Size of the region, from the start of the data memory; all of it by default.
+    pub bytes: Option<u64>,
+    /// Which part of the region's pages to visit, 0 to 1; all by default.
+    pub fraction: Option<f64>,
+    /// Visit every so manieth page, then the ones beside them.
+    pub stride: Option<u64>,
+    /// Visit the pages all over the region, as `seed` has it.
+    #[serde(default)]
+    pub scattered: bool,
+    /// Seed of what is written, computed or scattered.
+    #[serde(default)]
+    pub seed: u64,
+    /// How long to spin, milliseconds; 100 by default.
+    pub millis: Option<u64>,
+    /// How many rounds to compute; a million by default.
+    pub rounds: Option<u64>,
+    /// Which vCPU does it.
+    #[serde(default)]
+    pub vcpu: u8,
+}
+
+/// Answer to a workload request. Times are the guest's own.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct WorkloadAnswer {
+    /// What was done.
+    pub op: WorkloadOp,
+    /// Whether it ended early because it was cancelled.
+    pub cancelled: bool,
+    /// The result, in hexadecimal.
+    pub value: String,
+    /// The second result, in hexadecimal.
+    pub value2: String,
+    /// Pages, rounds or milliseconds' rounds done.
+    pub done: u64,
+    /// Microseconds, by the guest's TSC.
+    pub guest_us: f64,
+    /// Nanoseconds for each that was done.
+    pub ns_each: f64,
+    /// Units of work since boot, its ancestors' included.
+    pub heartbeat: u64,
+}
+
+/// Query of `GET /v1/sandboxes`.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    /// `key=value`: only sandboxes with that label.
+    pub label: Option<String>,
+}
+
+/// Query of `GET /v1/sandboxes/{id}/console`.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleQuery {
+    /// Whether to wait for more until the sandbox is gone.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// The steps that a sandbox's making took, in microseconds.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LadderAnswer {
+    /// Waiting for a turn.
+    pub queue: f64,
+    /// VM, interrupt chips and vCPUs.
+    pub shell: f64,
+    /// The memslot, which grows with guest memory.
+    pub memslot: f64,
+    /// Mapping the memory, or copying it.
+    pub map: f64,
+    /// Copying the parent's own pages.
+    pub copy: f64,
+    /// Copying the hot set.
+    pub hot_set: f64,
+    /// Giving it its state.
+    pub restore: f64,
+    /// Starting its threads.
+    pub first_run: f64,
+    /// In KVM and the guest until the first exit on purpose; null until it was seen.
+    pub first_instruction: Option<f64>,
+    /// From the request to that exit.
+    pub total: Option<f64>,
+    /// How long the parent stood still; null after a spawn.
+    pub parent_pause: Option<f64>,
+    /// Pages copied from the parent.
+    pub dirty_pages: u64,
+    /// How the memory was made.
+    pub strategy: String,
+}
+
+impl From<&Ladder> for LadderAnswer {
+    fn from(ladder: &Ladder) -> Self {
+        Self {
+            queue: micros(ladder.queue),
+            shell: micros(ladder.shell),
+            memslot: micros(ladder.memslot),
+            map: micros(ladder.map),
+            copy: micros(ladder.copy),
+            hot_set: micros(ladder.hot_set),
+            restore: micros(ladder.restore),
+            first_run: micros(ladder.first_run),
+            first_instruction: ladder.first_instruction.map(micros),
+            total: ladder.total.map(micros),
+            parent_pause: ladder.parent_pause.map(micros),
+            dirty_pages: ladder.dirty_pages,
+            strategy: ladder.strategy.to_owned(),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_nanos() as f64 / 1000.0
+}
+
+/// A sandbox.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SandboxAnswer {
+    /// Its id.
+    pub id: String,
+    /// `running`, `paused`, `failed` or `killed`.
+    pub state: &'static str,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Whether the guest is at work.
+    pub busy: bool,
+    /// The sandbox it was forked from.
+    pub parent: Option<String>,
+    /// The snapshot it was spawned from.
+    pub snapshot: Option<String>,
+    /// The image it goes back to.
+    pub image: String,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Guest RAM.
+    pub memory_mib: u64,
+    /// How it got its memory.
+    pub memory: Memory,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was made.
+    pub created_at: String,
+    /// When it will be killed.
+    pub expires_at: Option<String>,
+    /// What its making took.
+    pub ladder: LadderAnswer,
+}
+
+/// One result of a spawn or a fork.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CloneResult {
+    /// It was made.
+    Sandbox(Box<SandboxAnswer>),
+    /// It could not be made.
+    Error(Problem),
+}
+
+/// Answer of spawn and fork: one result for each clone, in order.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CloneResults {
+    /// The results.
+    pub results: Vec<CloneResult>,
+}
+
+/// The sandboxes.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SandboxList {
+    /// In order of their making.
+    pub sandboxes: Vec<SandboxAnswer>,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SnapshotAnswer {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// The sandbox it was taken of.
+    pub sandbox: Option<String>,
+    /// The image it goes back to.
+    pub image: String,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Guest RAM.
+    pub memory_mib: u64,
+    /// Size of the layer over the base image.
+    pub delta_bytes: u64,
+    /// Pages of its hot set.
+    pub hot_set_pages: u64,
+    /// How long the sandbox stood still for it.
+    pub pause_us: f64,
+    /// When it was taken.
+    pub created_at: String,
+}
+
+/// The snapshots.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SnapshotList {
+    /// In order of their making.
+    pub snapshots: Vec<SnapshotAnswer>,
+}
+
+/// A sandbox's memory account.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MemoryAnswer {
+    /// Size of guest RAM.
+    pub ram_bytes: u64,
+    /// Pages of this sandbox alone.
+    pub private_bytes: u64,
+    /// Of those, swapped out.
+    pub swapped_bytes: u64,
+    /// Pages shared with the image that it has touched.
+    pub shared_bytes: u64,
+    /// Host page tables for them.
+    pub page_table_bytes: u64,
+    /// Of the memory mapped, what lies in huge pages.
+    pub huge_bytes: u64,
+    /// The layer between the base image and this sandbox, shared with its siblings.
+    pub delta_bytes: u64,
+    /// KVM's counters since it was made.
+    pub kvm: KvmAnswer,
+}
+
+/// KVM's counters of one sandbox.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct KvmAnswer {
+    /// Times that a vCPU left the guest.
+    pub exits: u64,
+    /// Page faults that KVM handled.
+    pub page_faults: u64,
+    /// Those fixed by mapping a page.
+    pub page_faults_fixed: u64,
+    /// Port accesses that left the kernel or not.
+    pub io_exits: u64,
+    /// Interrupts injected.
+    pub interrupts: u64,
+}
+
+impl MemoryAnswer {
+    /// The account of `ledger` and `counters`.
+    pub fn new(ledger: &Ledger, counters: &KvmCounters) -> Self {
+        Self {
+            ram_bytes: ledger.ram_bytes,
+            private_bytes: ledger.private_bytes,
+            swapped_bytes: ledger.swapped_bytes,
+            shared_bytes: ledger.shared_bytes,
+            page_table_bytes: ledger.page_table_bytes,
+            huge_bytes: ledger.huge_bytes,
+            delta_bytes: ledger.delta_bytes,
+            kvm: KvmAnswer {
+                exits: counters.exits,
+                page_faults: counters.page_faults,
+                page_faults_fixed: counters.page_faults_fixed,
+                io_exits: counters.io_exits,
+                interrupts: counters.interrupts,
+            },
+        }
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Reads a JSON body; an error names the field at fault.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = error.path().to_string();
+        let problem = Problem::malformed(format!("the body is wrong: {}", error.inner()));
+        if field == "." { problem } else { problem.at(&field) }
+    })?;
+    reader.end().map_err(|_| Problem::malformed("there is something after the JSON body"))?;
+    Ok(value)
+}
+
+fn check_count(count: u32) -> Result<(), Problem> {
+    match count {
+        1..=MAX_COUNT => Ok(()),
+        _ => Err(Problem::value("count", format!("1 to {MAX_COUNT} can be made at once, not {count}"))),
+    }
+}
+
+fn check_timeout(timeout_s: Option<u64>) -> Result<(), Problem> {
+    match timeout_s {
+        None | Some(1..=MAX_TIMEOUT_S) => Ok(()),
+        Some(other) => {
+            let detail = format!("a timeout is 1 to {MAX_TIMEOUT_S} seconds, not {other}");
+            Err(Problem::value("timeout_s", detail))
+        }
+    }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Problem> {
+    let fits = |text: &str| text.len() <= 256;
+    let named = labels.keys().all(|key| !key.is_empty() && !key.contains('='));
+    if labels.len() <= 64 && named && labels.iter().all(|(key, value)| fits(key) && fits(value)) {
+        return Ok(());
+    }
+    let rule = "at most 64 labels, with keys of 1 to 256 bytes without '=' and values up to 256";
+    Err(Problem::value("labels", rule))
+}
+
+impl SpawnRequest {
+    /// Checks what can be checked without the registry.
+    pub fn check(&self) -> Result<(), Problem> {
+        check_count(self.count)?;
+        check_timeout(self.timeout_s)?;
+        check_labels(&self.labels)?;
+        match (&self.image, &self.snapshot) {
+            (Some(_), Some(_)) => {
+                Err(Problem::value("snapshot", "name an image or a snapshot, not both"))
+            }
+            (None, None) => Err(Problem::value("image", "name an image or a snapshot")),
+            (None, Some(_)) if self.vcpus.is_some() => {
+                Err(Problem::value("vcpus", "a snapshot has its own number of vCPUs"))
+            }
+            (None, Some(_)) if self.memory_mib.is_some() => {
+                Err(Problem::value("memory_mib", "a snapshot has its own memory"))
+            }
+            (Some(image), None) if image != "workload" => {
+                Err(Problem::value("image", format!("there is no image {image:?}; there is \"workload\"")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ForkRequest {
+    /// Checks what can be checked without the registry.
+    pub fn check(&self) -> Result<(), Problem> {
+        check_count(self.count)?;
+        check_timeout(self.timeout_s)?;
+        check_labels(&self.labels)
+    }
+}
+
+impl SnapshotRequest {
+    /// Checks what can be checked without the registry.
+    pub fn check(&self) -> Result<(), Problem> {
+        let good = |name: &String| {
+            let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+            (1..=64).contains(&name.len()) && letters && !crate::registry::is_id(name)
+        };
+        match &self.name {
+            Some(name) if !good(name) => Err(Problem::value(
+                "name",
+                "a name is 1 to 64 letters, digits, '-', '_' or '.', and does not look like an id",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl WorkloadRequest {
+    /// The command for a guest with `ram_bytes` of RAM.
+    pub fn command(&self, ram_bytes: u64) -> Result<Command, Problem> {
+        let all = data_bytes(ram_bytes);
+        let bytes = self.bytes.unwrap_or(all);
+        if bytes > all {
+            let detail = format!("the guest has {all} bytes of data memory, not {bytes}");
+            return Err(Problem::value("bytes", detail));
+        }
+        let fraction = self.fraction.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(Problem::value("fraction", format!("a fraction is 0 to 1, not {fraction}")));
+        }
+        if self.stride.is_some() && self.scattered {
+            return Err(Problem::value("stride", "ask for a stride or for scattered pages, not both"));
+        }
+        let region_pages = bytes / PAGE_SIZE;
+        let pattern = match self.stride {
+            Some(pages) => Pattern::Stride { pages },
+            None if self.scattered => Pattern::Scattered { seed: self.seed },
+            None => Pattern::Sequential,
+        };
+        let pages = (region_pages as f64 * fraction).round() as u64;
+        let selection = Selection { first_page: 0, region_pages, pages, pattern };
+        let (op, amount) = match self.op {
+            WorkloadOp::Touch => (Op::Touch, 0),
+            WorkloadOp::Dirty => (Op::Dirty, 0),
+            WorkloadOp::Read => (Op::Read, 0),
+            WorkloadOp::Checksum => (Op::Checksum, 0),
+            WorkloadOp::Spin => (Op::Spin, bounded("millis", self.millis.unwrap_or(100), MAX_MILLIS)?),
+            WorkloadOp::Compute => {
+                (Op::Compute, bounded("rounds", self.rounds.unwrap_or(1_000_000), MAX_ROUNDS)?)
+            }
+            WorkloadOp::Clock => (Op::Clock, 0),
+            WorkloadOp::Say => (Op::Say, 0),
+        };
+        Ok(Command::new(op, selection).seed(self.seed).amount(amount))
+    }
+}
+
+fn bounded(field: &str, value: u64, most: u64) -> Result<u64, Problem> {
+    if value > most {
+        return Err(Problem::value(field, format!("at most {most}, not {value}")));
+    }
+    Ok(value)
+}

@@ -1,0 +1,123 @@
+//! Errors as RFC 9457 problem documents.
+
+use std::error::Error;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tine_vmm::MachineError;
+use tine_vmm::boot::BootError;
+use utoipa::ToSchema;
+
+/// Why a request was not served.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Kind of problem: `about:blank`, the status says it all.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The status in words.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong, and what to do about it.
+    pub detail: String,
+    /// The field of the request that was wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl Problem {
+    /// A problem with `status`.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            field: None,
+        }
+    }
+
+    /// The request can't be understood.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// The value of `field` is understood, but can't be.
+    pub fn value(field: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).at(field)
+    }
+
+    /// There is no such thing.
+    pub fn missing(what: &str, id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no {what} {id:?}"))
+    }
+
+    /// The thing is in no state for that.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
+    /// The daemon has no room for that now.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// The daemon failed.
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+
+    /// The same, naming the field at fault.
+    #[must_use]
+    pub fn at(mut self, field: &str) -> Self {
+        self.field = Some(field.to_owned());
+        self
+    }
+}
+
+impl From<MachineError> for Problem {
+    fn from(error: MachineError) -> Self {
+        let detail = with_causes(&error);
+        match error {
+            MachineError::Busy { .. }
+            | MachineError::Killed
+            | MachineError::Failed(_)
+            | MachineError::Lost
+            | MachineError::NoOrigin => Self::conflict(detail),
+            MachineError::NoVcpu { .. } => Self::value("vcpu", detail),
+            MachineError::Refused { .. } => Self::value("bytes", detail),
+            MachineError::Boot(BootError::Vcpus { .. }) => Self::value("vcpus", detail),
+            MachineError::Boot(_) => Self::value("memory_mib", detail),
+            MachineError::Timeout { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, detail),
+            MachineError::Memory(_) | MachineError::Thread { .. } => Self::unavailable(detail),
+            _ => Self::internal(detail),
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // A structure of strings and numbers always becomes JSON.
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let kind = HeaderValue::from_static("application/problem+json");
+        let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}

@@ -1,0 +1,290 @@
+//! The HTTP side: who listens, what is logged, when it stops.
+
+mod auth;
+mod body;
+mod routes;
+mod sandboxes;
+mod snapshots;
+mod system;
+mod workload;
+
+pub use auth::{Token, TokenError};
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use thiserror::Error;
+use tine_vmm::KvmHost;
+use tine_vmm::kvm::{Backend, KvmError};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use crate::problem::Problem;
+pub use crate::registry::Limits;
+use crate::registry::Registry;
+
+/// How often sandboxes are looked through for those whose time is up.
+const EXPIRY_PERIOD: Duration = Duration::from_millis(200);
+/// How long requests under way may take to end when the daemon stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where the daemon listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// At an address and port; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// At a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// `127.0.0.1:7070` or `unix:/run/tine.sock`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("unix: needs the path of a socket after it".to_owned()),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        let address = text.parse().map(Self::Tcp);
+        address.map_err(|_| format!("{text:?} is no IP:PORT and no unix:PATH"))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How the daemon is to run.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Where it listens.
+    pub listen: Listen,
+    /// File with the token; made when absent.
+    pub token_file: PathBuf,
+    /// What it admits.
+    pub limits: Limits,
+    /// Whether it may listen where other machines reach it.
+    pub allow_remote: bool,
+}
+
+/// What can keep the daemon from running.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// KVM can't be used.
+    #[error("KVM can't be used; `tine doctor` says more")]
+    Kvm(#[from] KvmError),
+    /// The token file can't be used.
+    #[error("the token")]
+    Token(#[from] TokenError),
+    /// It would listen to the world.
+    #[error("{0} can be reached from other machines; listen on 127.0.0.1 or a Unix socket, or allow it with --allow-remote")]
+    Remote(SocketAddr),
+    /// It can't listen.
+    #[error("listening on {listen} failed")]
+    Listen {
+        /// Where.
+        listen: Listen,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not go on serving.
+    #[error("serving failed")]
+    Serve(#[source] io::Error),
+}
+
+/// What was killed when the daemon stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopReport {
+    /// Ids of the sandboxes that still ran.
+    pub killed: Vec<String>,
+}
+
+/// What every handler shares.
+#[derive(Clone)]
+pub(crate) struct App {
+    registry: Arc<Registry>,
+    token: Token,
+    operations: Arc<Semaphore>,
+}
+
+impl App {
+    /// Does blocking `work` on a thread made for that, when its turn has come. It is done to
+    /// the end even if the client goes away.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let stopping = |_| Problem::unavailable("the daemon is stopping");
+        let permit = Arc::clone(&self.operations).acquire_owned().await.map_err(stopping)?;
+        let registry = Arc::clone(&self.registry);
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let _operation = registry.metrics.operation();
+            work(&registry)
+        });
+        done.await.unwrap_or_else(|error| Err(Problem::internal(format!("the operation died: {error}"))))
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// A daemon that listens and does not serve yet.
+pub struct Server {
+    app: App,
+    listener: Listener,
+}
+
+impl Server {
+    /// Opens KVM, loads the token, and listens.
+    pub async fn bind(options: &ServeOptions) -> Result<Self, ServeError> {
+        if let Listen::Tcp(address) = options.listen
+            && !address.ip().is_loopback()
+            && !options.allow_remote
+        {
+            return Err(ServeError::Remote(address));
+        }
+        let host = Arc::new(KvmHost::open()?);
+        match Backend::measure(&host) {
+            Ok(backend) => tracing::info!(module = backend.module, ring0 = ?backend.ring0, "KVM"),
+            Err(error) => tracing::warn!(%error, "the KVM backend could not be measured"),
+        }
+        tracing::warn!("no confinement: sandboxes share this process");
+        let token = Token::load(&options.token_file)?;
+        let app = App {
+            registry: Arc::new(Registry::new(host, options.limits)),
+            token,
+            operations: Arc::new(Semaphore::new(options.limits.operations.max(1))),
+        };
+        let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
+        let listener = match &options.listen {
+            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await.map_err(refused)?),
+            Listen::Unix(path) => Listener::Unix(bind_unix(path).map_err(refused)?, path.clone()),
+        };
+        Ok(Self { app, listener })
+    }
+
+    /// Where it listens: the port that the kernel chose, if it was asked to.
+    pub fn listens_at(&self) -> Result<Listen, ServeError> {
+        match &self.listener {
+            Listener::Tcp(listener) => {
+                listener.local_addr().map(Listen::Tcp).map_err(ServeError::Serve)
+            }
+            Listener::Unix(_, path) => Ok(Listen::Unix(path.clone())),
+        }
+    }
+
+    /// Serves until `shutdown`, then kills what still runs, and says what did.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<StopReport, ServeError> {
+        let Self { app, listener } = self;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let registry = Arc::clone(&app.registry);
+        let killer = tokio::spawn({
+            let registry = Arc::clone(&registry);
+            async move {
+                shutdown.await;
+                // Sandboxes go first: whoever waits for them gets an answer.
+                let killed = tokio::task::spawn_blocking(move || registry.close()).await;
+                stop.send_replace(true);
+                killed.unwrap_or_default()
+            }
+        });
+        let reaper = tokio::spawn({
+            let registry = Arc::clone(&registry);
+            async move {
+                loop {
+                    tokio::time::sleep(EXPIRY_PERIOD).await;
+                    let registry = Arc::clone(&registry);
+                    if let Err(error) = tokio::task::spawn_blocking(move || registry.expire()).await {
+                        tracing::error!(%error, "killing sandboxes at their timeout failed");
+                    }
+                }
+            }
+        });
+        let router = routes::router(app);
+        let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+            let _sender_gone = stopped.wait_for(|stop| *stop).await;
+        };
+        let drained = until(stopped.clone());
+        let socket = match &listener {
+            Listener::Tcp(_) => None,
+            Listener::Unix(_, path) => Some(path.clone()),
+        };
+        let serving = async {
+            match listener {
+                Listener::Tcp(listener) => {
+                    let listener = listener.tap_io(|stream| {
+                        if let Err(error) = stream.set_nodelay(true) {
+                            tracing::debug!(%error, "TCP_NODELAY");
+                        }
+                    });
+                    axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await
+                }
+                Listener::Unix(listener, _) => {
+                    axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await
+                }
+            }
+        };
+        let limit = async {
+            drained.await;
+            tokio::time::sleep(DRAIN_LIMIT).await;
+        };
+        let served = tokio::select! {
+            served = serving => served,
+            () = limit => Ok(()),
+        };
+        reaper.abort();
+        if let Some(path) = socket
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(%error, path = %path.display(), "the socket is left");
+        }
+        served.map_err(ServeError::Serve)?;
+        Ok(StopReport { killed: killer.await.unwrap_or_default() })
+    }
+}
+
+/// Listens at a Unix socket for the owner only. The socket of a daemon that died is replaced.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        let metadata = std::fs::symlink_metadata(path)?;
+        if std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_nonsense_is_refused() {
+        assert_eq!("unix:/a b".parse(), Ok(Listen::Unix("/a b".into())));
+        assert!(matches!("[::1]:80".parse(), Ok(Listen::Tcp(_))));
+        for wrong in ["", "unix:", "localhost", "127.0.0.1", "1.2.3.4:99999"] {
+            assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Sandboxes: made, listed, stopped, forked, looked into.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::{Body as HttpBody, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Body as HttpBodyTrait, Frame};
+use tine_vmm::{Machine, MachineError};
+
+use super::App;
+use super::body::{Body, Id, Parameters};
+use crate::console::ConsoleReader;
+use crate::model::{
+    CloneResults, ConsoleQuery, ForkRequest, ListQuery, MemoryAnswer, SandboxAnswer, SandboxList,
+    SpawnRequest,
+};
+use crate::problem::Problem;
+
+/// Make sandboxes from an image or a snapshot.
+///
+/// One result for each, in order; some may fail and the rest stand.
+#[utoipa::path(post, path = "/v1/sandboxes", request_body = SpawnRequest, responses(
+    (status = 201, body = CloneResults), (status = 400, body = Problem),
+    (status = 404, body = Problem), (status = 413, body = Problem),
+    (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn spawn(
+    State(app): State<App>,
+    Body(request): Body<SpawnRequest>,
+) -> Result<(StatusCode, Json<CloneResults>), Problem> {
+    let requested = Instant::now();
+    let results = app.blocking(move |registry| registry.spawn(&request, requested)).await?;
+    Ok((StatusCode::CREATED, Json(CloneResults { results })))
+}
+
+/// List sandboxes.
+#[utoipa::path(get, path = "/v1/sandboxes", params(ListQuery), responses(
+    (status = 200, body = SandboxList), (status = 400, body = Problem)))]
+pub(super) async fn list(
+    State(app): State<App>,
+    Parameters(query): Parameters<ListQuery>,
+) -> Result<Json<SandboxList>, Problem> {
+    let label = match &query.label {
+        Some(label) => {
+            let pair = label.split_once('=');
+            Some(pair.ok_or_else(|| Problem::value("label", "a filter is key=value"))?)
+        }
+        None => None,
+    };
+    Ok(Json(SandboxList { sandboxes: app.registry.list(label) }))
+}
+
+/// Describe a sandbox.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses(
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem)))]
+pub(super) async fn get(State(app): State<App>, Id(id): Id) -> Result<Json<SandboxAnswer>, Problem> {
+    Ok(Json(app.registry.find(&id)?.describe()))
+}
+
+/// Kill a sandbox.
+#[utoipa::path(delete, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses(
+    (status = 204), (status = 404, body = Problem)))]
+pub(super) async fn remove(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Problem> {
+    app.blocking(move |registry| registry.remove(&id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Fork a running sandbox, which goes on.
+///
+/// One result for each child, in order; some may fail and the rest stand.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path)),
+    request_body = ForkRequest, responses(
+    (status = 201, body = CloneResults), (status = 400, body = Problem),
+    (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn fork(
+    State(app): State<App>,
+    Id(id): Id,
+    Body(request): Body<ForkRequest>,
+) -> Result<(StatusCode, Json<CloneResults>), Problem> {
+    let requested = Instant::now();
+    let results = app.blocking(move |registry| registry.fork(&id, &request, requested)).await?;
+    Ok((StatusCode::CREATED, Json(CloneResults { results })))
+}
+
+/// Stop a sandbox's vCPUs until it is resumed.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", params(("id" = String, Path)), responses(
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn pause(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
+    change(state, id, Machine::pause).await
+}
+
+/// Let a paused sandbox go on.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", params(("id" = String, Path)), responses(
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn resume(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
+    change(state, id, Machine::resume).await
+}
+
+/// Put a sandbox back to the state it was spawned from.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/reset", params(("id" = String, Path)), responses(
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn reset(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
+    change(state, id, |machine| machine.reset().map(drop)).await
+}
+
+async fn change(
+    State(app): State<App>,
+    Id(id): Id,
+    how: impl FnOnce(&Machine) -> Result<(), MachineError> + Send + 'static,
+) -> Result<Json<SandboxAnswer>, Problem> {
+    let changed = app.blocking(move |registry| {
+        let sandbox = registry.find(&id)?;
+        how(&sandbox.machine)?;
+        Ok(sandbox.describe())
+    });
+    changed.await.map(Json)
+}
+
+/// A sandbox's memory account.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/memory", params(("id" = String, Path)), responses(
+    (status = 200, body = MemoryAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(super) async fn memory(State(app): State<App>, Id(id): Id) -> Result<Json<MemoryAnswer>, Problem> {
+    let account = app.blocking(move |registry| {
+        let sandbox = registry.find(&id)?;
+        let ledger = sandbox.machine.ledger()?;
+        let counters = sandbox.machine.counters()?;
+        Ok(MemoryAnswer::new(&ledger, &counters))
+    });
+    account.await.map(Json)
+}
+
+/// What a sandbox has printed.
+#[utoipa::path(get, path = "/v1/sandboxes/{id}/console", params(("id" = String, Path), ConsoleQuery),
+    responses((status = 200, body = String, content_type = "application/octet-stream"),
+    (status = 404, body = Problem)))]
+pub(super) async fn console(
+    State(app): State<App>,
+    Id(id): Id,
+    Parameters(query): Parameters<ConsoleQuery>,
+) -> Result<Response, Problem> {
+    let mut reader = app.registry.find(&id)?.console.reader();
+    let body = match query.follow {
+        true => follow(reader),
+        false => HttpBody::from(reader.read()),
+    };
+    let kind = HeaderValue::from_static("application/octet-stream");
+    Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+/// A body that goes on as long as there can be more.
+fn follow(mut reader: ConsoleReader) -> HttpBody {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+    tokio::spawn(async move {
+        loop {
+            let text = reader.read();
+            // A client that went away needs no more.
+            if sender.is_closed() || (!text.is_empty() && sender.send(text.into()).await.is_err()) {
+                return;
+            }
+            tokio::select! {
+                more = reader.more() => {
+                    if !more {
+                        return;
+                    }
+                }
+                () = sender.closed() => return,
+            }
+        }
+    });
+    HttpBody::new(Channel(receiver))
+}
+
+/// What comes through a channel, as a body.
+struct Channel(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl HttpBodyTrait for Channel {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}

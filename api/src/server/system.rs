@@ -1,0 +1,40 @@
+//! What concerns the daemon rather than a sandbox.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use utoipa::openapi::OpenApi;
+
+use super::App;
+use crate::problem::Problem;
+
+/// Whether the daemon is well.
+#[utoipa::path(get, path = "/healthz", security(()), responses((status = 200, body = String)))]
+pub(super) async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// The daemon's counters, for Prometheus.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    let (sandboxes, snapshots) = app.registry.counts();
+    let text = app
+        .registry
+        .metrics
+        .text(sandboxes, snapshots)
+        .map_err(|error| Problem::internal(format!("the metrics can't be written: {error}")))?;
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// The routes that need no token: the API's description, and the page.
+pub(super) fn described(description: &OpenApi) -> Router<App> {
+    // A description is made of strings and maps, which always become JSON.
+    let text = serde_json::to_string_pretty(description).unwrap_or_default();
+    let json = HeaderValue::from_static("application/json");
+    Router::new()
+        .route("/openapi.json", get(|| async move { ([(header::CONTENT_TYPE, json)], text) }))
+        .route("/", get(|| async { Html(include_str!("../page.html")) }))
+}

@@ -1,0 +1,389 @@
+//! The API over real HTTP, with real guests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests stop at what surprises them")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tine::server::{Limits, Listen, ServeOptions, Server, StopReport};
+
+/// A daemon on a port of its own.
+struct Daemon {
+    address: SocketAddr,
+    token: String,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<StopReport>>,
+    _directory: tempfile::TempDir,
+}
+
+fn limits() -> Limits {
+    Limits { sandboxes: 40, snapshots: 5, body_bytes: 4096, ..Limits::for_host(4 << 30) }
+}
+
+impl Daemon {
+    fn start(limits: Limits) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let token_file = directory.path().join("token");
+        let options = ServeOptions {
+            listen: Listen::Tcp("127.0.0.1:0".parse().unwrap()),
+            token_file: token_file.clone(),
+            limits,
+            allow_remote: false,
+        };
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let server = Server::bind(&options).await.unwrap();
+                tell.send(server.listens_at().unwrap()).unwrap();
+                let shutdown = async {
+                    stopped.await.unwrap();
+                };
+                server.run(shutdown).await.unwrap()
+            })
+        });
+        let Listen::Tcp(address) = told.recv().unwrap() else { unreachable!() };
+        let token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();
+        Self { address, token, stop: Some(stop), thread: Some(thread), _directory: directory }
+    }
+
+    fn stop(&mut self) -> StopReport {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// Sends `head` and `body` as they are.
+    fn raw(&self, head: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        // The daemon may refuse and close before it has read everything.
+        let _sent = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _read = stream.read_to_end(&mut answer);
+        let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an HTTP answer");
+        let head = String::from_utf8(answer[..split].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_ascii_lowercase(), answer[split + 4..].to_vec())
+    }
+
+    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: tine\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            self.token,
+            body.len()
+        );
+        self.raw(&head, body)
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = if body.is_null() { vec![] } else { serde_json::to_vec(body).unwrap() };
+        let (status, head, answer) = self.send(method, path, "application/json", &body);
+        if status >= 400 {
+            assert!(head.contains("application/problem+json"), "{head}");
+        }
+        let value = if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer).unwrap() };
+        (status, value)
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let (status, value) = self.call("GET", path, &Value::Null);
+        assert_eq!(status, 200, "{path}: {value}");
+        value
+    }
+
+    fn post(&self, path: &str, body: Value) -> Value {
+        let (status, value) = self.call("POST", path, &body);
+        assert!(status < 300, "{path}: {value}");
+        value
+    }
+
+    fn spawn(&self, body: Value) -> Vec<String> {
+        ids(&self.post("/v1/sandboxes", body))
+    }
+
+    fn fork(&self, id: &str, count: u32) -> Vec<String> {
+        ids(&self.post(&format!("/v1/sandboxes/{id}/fork"), json!({"count": count})))
+    }
+
+    fn work(&self, id: &str, body: Value) -> Value {
+        self.post(&format!("/v1/sandboxes/{id}/workload"), body)
+    }
+
+    fn checksum(&self, id: &str) -> String {
+        self.work(id, json!({"op": "checksum"}))["value"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.stop.is_some() && !std::thread::panicking() {
+            self.stop();
+        }
+    }
+}
+
+fn ids(answer: &Value) -> Vec<String> {
+    let results = answer["results"].as_array().unwrap();
+    results.iter().map(|one| one["sandbox"]["id"].as_str().expect("a sandbox").to_owned()).collect()
+}
+
+#[test]
+fn checksums_tell_the_story_of_isolation() {
+    let daemon = Daemon::start(limits());
+    let parent = daemon.spawn(json!({"image": "workload", "memory_mib": 64})).remove(0);
+    daemon.work(&parent, json!({"op": "dirty", "bytes": 8 << 20, "seed": 1}));
+    let mut family = daemon.fork(&parent, 3);
+    family.extend(daemon.fork(&parent, 1));
+    family.push(parent);
+    let first = daemon.checksum(&family[0]);
+    assert!(family.iter().all(|id| daemon.checksum(id) == first), "all begin alike");
+    let mut seen = std::collections::BTreeSet::from([first.clone()]);
+    for (index, id) in family.iter().enumerate() {
+        daemon.work(id, json!({"op": "dirty", "fraction": 0.1, "scattered": true, "seed": 100 + index}));
+        assert!(seen.insert(daemon.checksum(id)), "{id} has memory of its own");
+        for untouched in &family[index + 1..] {
+            assert_eq!(daemon.checksum(untouched), first, "nobody else sees it");
+        }
+    }
+}
+
+#[test]
+fn every_route_does_what_it_says() {
+    let mut daemon = Daemon::start(limits());
+    let spawn = json!({"image": "workload", "memory_mib": 16, "vcpus": 2, "count": 2,
+        "labels": {"team": "a"}, "timeout_s": 600});
+    let answer = daemon.post("/v1/sandboxes", spawn);
+    let sandbox = &answer["results"][0]["sandbox"];
+    let id = sandbox["id"].as_str().unwrap();
+    assert!(id.len() == 20 && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+    assert_eq!((&sandbox["state"], &sandbox["vcpus"], &sandbox["memory_mib"]), (&json!("running"), &json!(2), &json!(16)));
+    for step in ["queue", "shell", "memslot", "map", "restore", "first_run", "first_instruction", "total"] {
+        assert!(sandbox["ladder"][step].is_number(), "{step} in {}", sandbox["ladder"]);
+    }
+    let path = |rest: &str| format!("/v1/sandboxes/{id}{rest}");
+    assert_eq!(daemon.get(&path(""))["id"], json!(id));
+    assert_eq!(daemon.get("/v1/sandboxes?label=team=a")["sandboxes"].as_array().unwrap().len(), 2);
+    assert_eq!(daemon.get("/v1/sandboxes?label=team=b")["sandboxes"].as_array().unwrap().len(), 0);
+
+    assert_eq!(daemon.post(&path("/pause"), Value::Null)["state"], "paused");
+    assert_eq!(daemon.call("POST", &path("/workload"), &json!({"op": "say"})).0, 409);
+    assert_eq!(daemon.post(&path("/resume"), Value::Null)["state"], "running");
+    daemon.work(id, json!({"op": "say"}));
+    let (status, _, console) = daemon.send("GET", &path("/console"), "", b"");
+    assert!(status == 200 && console.starts_with(b"heartbeat "), "{console:?}");
+
+    let before = daemon.checksum(id);
+    let done = daemon.work(id, json!({"op": "dirty", "bytes": 4 << 20, "stride": 8, "vcpu": 1}));
+    assert_eq!(done["done"], json!(1024));
+    assert!(done["guest_us"].as_f64().unwrap() > 0.0);
+    let memory = daemon.get(&path("/memory"));
+    assert!(memory["private_bytes"].as_u64().unwrap() >= 4 << 20, "{memory}");
+    assert!(memory["kvm"]["exits"].as_u64().unwrap() > 0);
+    let snapshot = daemon.post(&path("/snapshot"), json!({"name": "dirty", "hot_set": true}));
+    assert!(snapshot["delta_bytes"].as_u64().unwrap() >= 4 << 20);
+    let dirty = daemon.checksum(id);
+    daemon.post(&path("/reset"), Value::Null);
+    assert_eq!(daemon.checksum(id), before);
+    assert_eq!(daemon.get("/v1/snapshots/dirty")["id"], snapshot["id"]);
+    let clone = daemon.spawn(json!({"snapshot": "dirty", "hot_set": true, "memory": "eager"})).remove(0);
+    assert_eq!(daemon.checksum(&clone), dirty);
+    assert_eq!(daemon.get(&format!("/v1/sandboxes/{clone}"))["snapshot"], snapshot["id"]);
+    assert_eq!(daemon.call("POST", &path("/snapshot"), &json!({"name": "dirty"})).0, 409);
+    assert_eq!(daemon.call("DELETE", "/v1/snapshots/dirty", &Value::Null).0, 204);
+    assert_eq!(daemon.get("/v1/snapshots")["snapshots"], json!([]));
+    assert_eq!(daemon.checksum(&clone), dirty, "a sandbox outlives its snapshot");
+
+    let child = daemon.fork(id, 1).remove(0);
+    let described = daemon.get(&format!("/v1/sandboxes/{child}"));
+    assert_eq!(described["parent"], json!(id));
+    assert!(described["ladder"]["parent_pause"].is_number());
+    assert_eq!(daemon.call("POST", &format!("/v1/sandboxes/{child}/reset"), &Value::Null).0, 409);
+
+    let (status, _, metrics) = daemon.send("GET", "/metrics", "", b"");
+    let metrics = String::from_utf8(metrics).unwrap();
+    assert!(status == 200 && metrics.contains("tine_sandboxes 4\n"), "{metrics}");
+    assert!(metrics.contains("tine_sandboxes_made_total{by=\"spawn\"} 3\n"), "{metrics}");
+    assert!(metrics.contains("tine_first_instruction_seconds_count 4\n"));
+
+    for sandbox in daemon.get("/v1/sandboxes")["sandboxes"].as_array().unwrap() {
+        let path = format!("/v1/sandboxes/{}", sandbox["id"].as_str().unwrap());
+        assert_eq!(daemon.call("DELETE", &path, &Value::Null).0, 204);
+        assert_eq!(daemon.call("DELETE", &path, &Value::Null).0, 404);
+        assert_eq!(daemon.call("POST", &format!("{path}/fork"), &json!({})).0, 404);
+    }
+    let last = daemon.spawn(json!({"image": "workload", "memory_mib": 16}));
+    assert_eq!(daemon.stop().killed, last, "the stop says what still ran");
+}
+
+#[test]
+fn what_is_open_is_open_and_the_rest_needs_the_token() {
+    let daemon = Daemon::start(limits());
+    let without = |path: &str, header: &str| {
+        daemon.raw(&format!("GET {path} HTTP/1.1\r\nhost: tine\r\nconnection: close\r\n{header}\r\n"), b"")
+    };
+    for path in ["/healthz", "/openapi.json", "/"] {
+        assert_eq!(without(path, "").0, 200, "{path}");
+    }
+    let almost = format!("authorization: Bearer {}x\r\n", daemon.token);
+    for header in ["", "authorization: Bearer wrong\r\n", "authorization: Basic abc\r\n", &almost] {
+        for path in ["/v1/sandboxes", "/v1/snapshots", "/metrics", "/nowhere"] {
+            let (status, head, _) = without(path, header);
+            assert_eq!(status, 401, "{path} with {header:?}");
+            assert!(head.contains("www-authenticate: bearer"), "{head}");
+        }
+    }
+    let (_, _, text) = without("/openapi.json", "");
+    let description: Value = serde_json::from_slice(&text).unwrap();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+    let paths = description["paths"].as_object().unwrap();
+    for path in ["/v1/sandboxes", "/v1/sandboxes/{id}", "/v1/sandboxes/{id}/fork", "/v1/sandboxes/{id}/workload",
+        "/v1/sandboxes/{id}/console", "/v1/snapshots/{id}", "/metrics", "/healthz"] {
+        assert!(paths.contains_key(path), "{path} is not described");
+    }
+}
+
+#[test]
+fn bad_input_gets_the_right_status_and_loses_nothing() {
+    let daemon = Daemon::start(limits());
+    let id = daemon.spawn(json!({"image": "workload", "memory_mib": 16})).remove(0);
+    let before = daemon.checksum(&id);
+    let path = |rest: &str| format!("/v1/sandboxes/{id}{rest}");
+    let sandboxes = "/v1/sandboxes";
+    let gone = "/v1/sandboxes/aaaaaaaaaaaaaaaaaaaa";
+    let cases = [
+        ("GET", gone.to_owned(), Value::Null, 404, ""),
+        ("DELETE", gone.to_owned(), Value::Null, 404, ""),
+        ("POST", format!("{gone}/fork"), json!({"count": 1}), 404, ""),
+        ("GET", "/v1/snapshots/none".to_owned(), Value::Null, 404, ""),
+        ("GET", "/v1/nothing".to_owned(), Value::Null, 404, ""),
+        ("PUT", sandboxes.to_owned(), Value::Null, 405, ""),
+        ("GET", format!("{sandboxes}?colour=red"), Value::Null, 400, ""),
+        ("GET", format!("{sandboxes}?label=x"), Value::Null, 422, "label"),
+        ("POST", sandboxes.to_owned(), json!({}), 422, "image"),
+        ("POST", sandboxes.to_owned(), json!({"image": "windows"}), 422, "image"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "snapshot": "x"}), 422, "snapshot"),
+        ("POST", sandboxes.to_owned(), json!({"snapshot": "none"}), 404, ""),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 0}), 422, "memory_mib"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 1}), 422, "memory_mib"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 1u64 << 40}), 422, "memory_mib"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": u64::MAX}), 422, "memory_mib"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": -5}), 400, "memory_mib"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": "big"}), 400, "memory_mib"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "vcpus": 0}), 422, "vcpus"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "vcpus": 100}), 422, "vcpus"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "vcpus": 1000}), 400, "vcpus"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "count": 0}), 422, "count"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "count": 1001}), 422, "count"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 16, "count": 40}), 503, ""),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "timeout_s": 0}), 422, "timeout_s"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "color": 1}), 400, "color"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory": "magic"}), 400, "memory"),
+        ("POST", sandboxes.to_owned(), json!({"image": "workload", "labels": {"": "x"}}), 422, "labels"),
+        ("POST", sandboxes.to_owned(), json!([1, 2]), 400, ""),
+        ("POST", path("/fork"), json!({"count": 0}), 422, "count"),
+        ("POST", path("/snapshot"), json!({"name": "a/b"}), 422, "name"),
+        ("POST", path("/workload"), json!({}), 400, ""),
+        ("POST", path("/workload"), json!({"op": "format"}), 400, "op"),
+        ("POST", path("/workload"), json!({"op": "dirty", "bytes": 1u64 << 50}), 422, "bytes"),
+        ("POST", path("/workload"), json!({"op": "dirty", "fraction": 1.5}), 422, "fraction"),
+        ("POST", path("/workload"), json!({"op": "dirty", "stride": 2, "scattered": true}), 422, "stride"),
+        ("POST", path("/workload"), json!({"op": "spin", "millis": u64::MAX}), 422, "millis"),
+        ("POST", path("/workload"), json!({"op": "read", "vcpu": 3}), 422, "vcpu"),
+    ];
+    for (method, path, body, expected, field) in cases {
+        let (status, problem) = daemon.call(method, &path, &body);
+        assert_eq!(status, expected, "{method} {path} {body}: {problem}");
+        assert_eq!(problem["status"], json!(expected), "{problem}");
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+        if !field.is_empty() {
+            assert_eq!(problem["field"], json!(field), "{method} {path} {body}: {problem}");
+        }
+    }
+    for body in ["{", "{\"image\":\"workload\"} x", "\u{0}", "{\"image\":\"workload\",\"memory_mib\":1e400}"] {
+        let (status, _, _) = daemon.send("POST", sandboxes, "application/json", body.as_bytes());
+        assert_eq!(status, 400, "{body:?}");
+    }
+    let (status, _, _) = daemon.send("POST", sandboxes, "text/plain", b"{\"image\":\"workload\"}");
+    assert_eq!(status, 415);
+    let (status, _, _) = daemon.send("POST", sandboxes, "application/json", &vec![b' '; 5000]);
+    assert_eq!(status, 413);
+    assert_eq!(daemon.checksum(&id), before);
+    let left = daemon.get(sandboxes);
+    assert_eq!(left["sandboxes"].as_array().unwrap().len(), 1, "nothing half-made is left: {left}");
+}
+
+#[test]
+fn sandboxes_end_at_their_timeout_and_consoles_with_them() {
+    let daemon = Daemon::start(limits());
+    let id = daemon.spawn(json!({"image": "workload", "memory_mib": 16, "timeout_s": 1})).remove(0);
+    daemon.work(&id, json!({"op": "say"}));
+    let begun = Instant::now();
+    let (status, _, console) = daemon.send("GET", &format!("/v1/sandboxes/{id}/console?follow=true"), "", b"");
+    assert_eq!(status, 200);
+    assert!(String::from_utf8_lossy(&console).contains("heartbeat "));
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!(daemon.get("/v1/sandboxes")["sandboxes"], json!([]));
+}
+
+#[test]
+fn many_clients_fork_one_parent_at_once() {
+    let daemon = Daemon::start(limits());
+    let parent = daemon.spawn(json!({"image": "workload", "memory_mib": 16})).remove(0);
+    daemon.work(&parent, json!({"op": "dirty", "bytes": 1 << 20, "seed": 4}));
+    let expected = daemon.checksum(&parent);
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (daemon, parent, expected) = (&daemon, &parent, &expected);
+            scope.spawn(move || {
+                for id in daemon.fork(parent, 1 + client % 3) {
+                    assert_eq!(&daemon.checksum(&id), expected);
+                    assert_eq!(daemon.call("DELETE", &format!("/v1/sandboxes/{id}"), &Value::Null).0, 204);
+                }
+            });
+        }
+    });
+    assert_eq!(daemon.checksum(&parent), expected);
+    assert_eq!(daemon.get("/v1/sandboxes")["sandboxes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_serves_and_goes_and_the_world_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path: PathBuf = directory.path().join("tine.sock");
+    let mut options = ServeOptions {
+        listen: Listen::Unix(path.clone()),
+        token_file: directory.path().join("token"),
+        limits: limits(),
+        allow_remote: false,
+    };
+    let server = Server::bind(&options).await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(server.run(async {
+        stopped.await.unwrap();
+    }));
+    let answer = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || {
+            let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        }
+    })
+    .await
+    .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+    stop.send(()).unwrap();
+    assert_eq!(running.await.unwrap().unwrap(), StopReport { killed: vec![] });
+    assert!(!path.exists());
+    options.listen = Listen::Tcp("0.0.0.0:0".parse().unwrap());
+    let refused = Server::bind(&options).await.err().unwrap();
+    assert!(refused.to_string().contains("--allow-remote"), "{refused}");
+}
