@@ -59,13 +59,17 @@ impl Machine {
     fn take_snapshot(&self) -> Result<(Snapshot, Duration, u64), MachineError> {
         let mut buffer = self.ram().delta_buffer()?;
         let parked = self.park()?;
-        self.freeze(&parked)?;
+        let is_first = self.freeze(&parked)?;
         let state = parked.capture()?;
         let ram = self.ram();
         let dirty = ram.dirty()?;
         ram.save(&dirty, &mut buffer)?;
         let pause = parked.release();
         let dirty_pages = dirty.pages();
+        if is_first {
+            // What came of it, the image tells: `MemoryImage::huge_bytes`.
+            ram.collapse_image()?;
+        }
         let image = ram.image_of(dirty, buffer)?;
         let snapshot = Snapshot { image, state: Arc::new(state), hot_set: None };
         Ok((snapshot, pause, dirty_pages))
@@ -98,10 +102,12 @@ impl Machine {
     }
 
     /// Makes the image of a machine that booted immutable, when it is first forked.
-    fn freeze(&self, _: &Parked<'_>) -> Result<(), MachineError> {
-        if self.ram().backing() == Backing::Shared {
+    /// Whether it is.
+    fn freeze(&self, _: &Parked<'_>) -> Result<bool, MachineError> {
+        let is_first = self.ram().backing() == Backing::Shared;
+        if is_first {
             self.ram_mut().freeze()?;
         }
-        Ok(())
+        Ok(is_first)
     }
 }

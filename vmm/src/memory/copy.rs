@@ -6,7 +6,7 @@ use std::thread;
 
 use super::mapping::{Mapping, POPULATE_WRITE};
 use super::uffd::Uffd;
-use super::{MemoryError, PAGE_SIZE, Run, Runs};
+use super::{ImageKind, MemoryError, PAGE_SIZE, Run, Runs};
 
 /// Pages below which a second thread costs more than it saves.
 const PAGES_A_THREAD: u64 = 256;
@@ -24,21 +24,28 @@ pub enum Method {
 }
 
 /// Copies the pages `runs` of `source` to the same places of `target`, a private
-/// mapping of as many bytes that no guest uses yet.
-pub fn same_places(source: &Mapping, target: &Mapping, runs: &Runs) -> Result<Method, MemoryError> {
+/// mapping of as many bytes that no guest uses yet, made of `pages`.
+pub fn same_places(
+    source: &Mapping,
+    target: &Mapping,
+    runs: &Runs,
+    pages: ImageKind,
+) -> Result<Method, MemoryError> {
     let jobs: Vec<Job> =
         runs.pieces(PAGES_A_CALL).map(|run| Job { from: run.first, run }).collect();
-    copy(source, target, &jobs)
+    copy(source, target, &jobs, pages)
 }
 
-/// Copies `runs` into `target` from `source`, where they lie one after the other.
+/// Copies the runs of `parts` into `target`, made of `pages`, from the pages of `source`
+/// that come with them.
 pub fn unpack(
     source: &Mapping,
     target: &Mapping,
     parts: &[(u64, Run)],
+    pages: ImageKind,
 ) -> Result<Method, MemoryError> {
     let jobs: Vec<Job> = parts.iter().map(|&(from, run)| Job { from, run }).collect();
-    copy(source, target, &jobs)
+    copy(source, target, &jobs, pages)
 }
 
 /// Copies the pages `runs` of `source` to `target`, one after the other from page `at`.
@@ -98,7 +105,12 @@ struct Job {
     run: Run,
 }
 
-fn copy(source: &Mapping, target: &Mapping, jobs: &[Job]) -> Result<Method, MemoryError> {
+fn copy(
+    source: &Mapping,
+    target: &Mapping,
+    jobs: &[Job],
+    pages: ImageKind,
+) -> Result<Method, MemoryError> {
     let inside = |job: &Job| {
         (job.from + job.run.pages) as usize * PAGE_SIZE <= source.bytes()
             && job.run.end() as usize * PAGE_SIZE <= target.bytes()
@@ -107,7 +119,11 @@ fn copy(source: &Mapping, target: &Mapping, jobs: &[Job]) -> Result<Method, Memo
     if jobs.is_empty() {
         return Ok(Method::Uffd);
     }
-    let uffd = Uffd::register(target).ok();
+    // Reserved huge pages could only be copied whole.
+    let uffd = match pages {
+        ImageKind::HugeTlb => None,
+        ImageKind::Small | ImageKind::TransparentHuge => Uffd::register(target).ok(),
+    };
     in_parallel(jobs, |job| job.run.pages, |job| copy_run(source, target, uffd.as_ref(), job))?;
     Ok(if uffd.is_some() { Method::Uffd } else { Method::Memcpy })
 }

@@ -8,8 +8,8 @@ use std::fs::File;
 
 use super::copy;
 use super::image::{memory_file, seal};
-use super::mapping::{Mapping, POPULATE_WRITE};
-use super::{MemoryError, PAGE_SIZE, Run, Runs};
+use super::mapping::{Mapping, POPULATE_WRITE, Reserve};
+use super::{ImageKind, MemoryError, PAGE_SIZE, Run, Runs};
 
 /// A run is mapped rather than copied from this length on: a mapping costs about as much
 /// as copying a few pages, and each counts against `vm.max_map_count`.
@@ -25,22 +25,25 @@ pub struct Delta {
     runs: Runs,
     /// The same pages, in order, mapped for reading.
     view: Mapping,
+    /// What the image below is made of.
+    below: ImageKind,
 }
 
 /// Room for a delta, made and populated before the machine is stopped.
 pub struct DeltaBuffer {
     file: File,
     mapping: Mapping,
+    below: ImageKind,
 }
 
 impl DeltaBuffer {
-    /// Room for `pages`, at least one, ready to be written.
-    pub fn new(pages: u64) -> Result<Self, MemoryError> {
+    /// Room for `pages` over an image made of `below`, at least one, ready to be written.
+    pub fn new(pages: u64, below: ImageKind) -> Result<Self, MemoryError> {
         let bytes = pages.max(1) * PAGE_SIZE as u64;
         let file = memory_file("tine-delta", bytes, 0)?;
         let mapping = Mapping::shared(&file, bytes as usize)?;
         mapping.advise(0, bytes as usize, POPULATE_WRITE)?;
-        Ok(Self { file, mapping })
+        Ok(Self { file, mapping, below })
     }
 
     /// Copies the pages `runs` of `ram` behind each other, from page `at` on. Grows when
@@ -61,7 +64,7 @@ impl DeltaBuffer {
 
     /// The delta of `runs`, which must be the pages filled, in order.
     pub fn finish(self, runs: Runs) -> Result<Delta, MemoryError> {
-        let Self { file, mapping } = self;
+        let Self { file, mapping, below } = self;
         drop(mapping);
         let bytes = runs.pages().max(1) * PAGE_SIZE as u64;
         file.set_len(bytes).map_err(|source| MemoryError::File {
@@ -71,7 +74,7 @@ impl DeltaBuffer {
         })?;
         seal(&file, bytes)?;
         let view = Mapping::read_only(&file, 0, bytes as usize)?;
-        Ok(Delta { file, runs, view })
+        Ok(Delta { file, runs, view, below })
     }
 
     /// The delta of the pages `dirty`, which must be those filled, and of the pages of
@@ -93,7 +96,7 @@ impl DeltaBuffer {
         }
         parts.sort_unstable_by_key(|(_, _, run)| run.first);
         let runs: Runs = parts.iter().map(|(_, _, run)| *run).collect();
-        let merged = Self::new(runs.pages())?;
+        let merged = Self::new(runs.pages(), below.below)?;
         let mut place = 0;
         for (source, from, run) in parts {
             copy::page_run(source, from, &merged.mapping, place, run.pages);
@@ -116,10 +119,12 @@ impl Delta {
 
     /// Each run with the page of the delta's file where it begins, and whether clones map it.
     fn parts(&self) -> impl Iterator<Item = (u64, Run, bool)> + '_ {
+        // Small pages can't be mapped in the middle of reserved huge ones.
+        let sharable = self.below != ImageKind::HugeTlb;
         let mut at = 0;
         let mut shared = 0;
         self.runs.iter().map(move |run| {
-            let is_shared = run.pages >= SHARED_PAGES && shared < SHARED_RUNS;
+            let is_shared = sharable && run.pages >= SHARED_PAGES && shared < SHARED_RUNS;
             shared += usize::from(is_shared);
             let part = (at, run, is_shared);
             at += run.pages;
@@ -132,7 +137,7 @@ impl Delta {
         for (at, run, _) in self.parts().filter(|part| part.2) {
             let place = run.first as usize * PAGE_SIZE;
             let bytes = run.pages as usize * PAGE_SIZE;
-            clone.overlay(place, bytes, &self.file, at * PAGE_SIZE as u64)?;
+            clone.overlay(place, bytes, &self.file, at * PAGE_SIZE as u64, Reserve::Nothing)?;
         }
         Ok(())
     }
@@ -141,7 +146,7 @@ impl Delta {
     pub(super) fn lay_copies(&self, clone: &Mapping) -> Result<(), MemoryError> {
         let parts: Vec<(u64, Run)> =
             self.parts().filter(|part| !part.2).map(|(at, run, _)| (at, run)).collect();
-        copy::unpack(&self.view, clone, &parts)?;
+        copy::unpack(&self.view, clone, &parts, self.below)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::{Arc, OnceLock};
 
 use super::delta::Delta;
-use super::mapping::{COLLAPSE, Mapping};
+use super::mapping::{COLLAPSE, Mapping, Reserve};
 use super::pagemap::{self, Want};
 use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE, Run, Runs};
 
@@ -19,8 +19,8 @@ pub enum ImageKind {
     Small,
     /// Transparent huge pages where the kernel makes them: shared by 2 MiB, copied by 4 KiB.
     TransparentHuge,
-    /// Reserved huge pages: copied by 2 MiB, and a write when the pool is empty ends the
-    /// guest. Only where the operator reserved enough.
+    /// Reserved huge pages: copied by 2 MiB. Every clone sets aside as many as its RAM has,
+    /// so that no write can fail later: only where the operator reserved enough.
     HugeTlb,
 }
 
@@ -106,7 +106,11 @@ impl MemoryImage {
     /// Maps the image privately, but for the pages of the delta that are to be copied
     /// one by one; see [`Delta::lay_copies`].
     pub(super) fn map_layers(&self) -> Result<Mapping, MemoryError> {
-        let mapping = Mapping::private(&self.base.file, self.base.offset, self.base.bytes)?;
+        let base = &self.base;
+        let mapping = match base.kind {
+            ImageKind::HugeTlb => Mapping::private_reserved(&base.file, base.bytes)?,
+            _ => Mapping::private(&base.file, base.offset, base.bytes)?,
+        };
         if let Some(delta) = &self.delta {
             delta.lay_shared(&mapping)?;
         }
@@ -142,7 +146,12 @@ impl MemoryImage {
 
     /// Turns `mapping`, a shared one of this image, into a private one in place.
     pub(super) fn remap_private(&self, mapping: &Mapping) -> Result<(), MemoryError> {
-        mapping.overlay(0, self.base.bytes, &self.base.file, self.base.offset)
+        let base = &self.base;
+        let reserve = match base.kind {
+            ImageKind::HugeTlb => Reserve::HugePages,
+            _ => Reserve::Nothing,
+        };
+        mapping.overlay(0, base.bytes, &base.file, base.offset, reserve)
     }
 
     /// A mapping to read the base from.

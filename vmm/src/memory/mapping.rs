@@ -22,6 +22,15 @@ pub const POPULATE_WRITE: Advice = Advice(libc::MADV_POPULATE_WRITE, "MADV_POPUL
 /// Map pages for reading.
 pub const POPULATE_READ: Advice = Advice(libc::MADV_POPULATE_READ, "MADV_POPULATE_READ");
 
+/// What a private mapping sets aside for the copies that it may need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reserve {
+    /// Nothing: memory is overcommitted.
+    Nothing,
+    /// Huge pages from the pool.
+    HugePages,
+}
+
 /// A range of this process's address space.
 ///
 /// The memory may be in use by a guest, so it is never handed out as a reference: only
@@ -43,6 +52,14 @@ impl Mapping {
     pub fn private(file: &File, offset: u64, bytes: usize) -> Result<Self, MemoryError> {
         let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
         Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE, flags, Some((file, offset)), "a clone")
+    }
+
+    /// The same of a file of reserved huge pages. All that could be copied is set aside in
+    /// the pool: it fails when there is too little, where it would otherwise end the
+    /// process at a later write.
+    pub fn private_reserved(file: &File, bytes: usize) -> Result<Self, MemoryError> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Self::map(bytes, protection, libc::MAP_PRIVATE, Some((file, 0)), "a clone in huge pages")
     }
 
     /// Maps `bytes` of `file` shared, for reading and writing.
@@ -115,9 +132,13 @@ impl Mapping {
         bytes: usize,
         file: &File,
         offset: u64,
+        reserve: Reserve,
     ) -> Result<(), MemoryError> {
         assert!(at.checked_add(bytes).is_some_and(|end| end <= self.bytes), "overlay outside");
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let flags = match reserve {
+            Reserve::Nothing => libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED,
+            Reserve::HugePages => libc::MAP_PRIVATE | libc::MAP_FIXED,
+        };
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: MAP_FIXED replaces only pages inside this mapping, as asserted, and no
         // references into it exist.

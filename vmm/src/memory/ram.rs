@@ -219,14 +219,14 @@ impl GuestRam {
     /// Copies the pages `runs` of `parent`, which is parked, into this RAM, which no guest
     /// uses yet.
     pub fn copy_from(&self, parent: &Self, runs: &Runs) -> Result<copy::Method, MemoryError> {
-        copy::same_places(&parent.mapping, &self.mapping, runs)
+        copy::same_places(&parent.mapping, &self.mapping, runs, self.image.kind())
     }
 
     /// Room for the pages that this guest has of its own now, and a quarter more.
     pub fn delta_buffer(&self) -> Result<DeltaBuffer, MemoryError> {
         let pages = self.dirty()?.pages();
         let below = self.image.delta().map_or(0, |delta| delta.runs().pages());
-        DeltaBuffer::new(pages + pages / 4 + below)
+        DeltaBuffer::new(pages + pages / 4 + below, self.image.kind())
     }
 
     /// Copies the pages `runs` into `buffer`. The guest must be parked.
