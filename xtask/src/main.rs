@@ -1,1 +1,49 @@
-fn main(){}
+//! Chores as code. `cargo xtask` lists them.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod bench_file;
+mod fuzz;
+mod kvm;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask test [-- ARGS]    run every test; ARGS go to the test runner
+cargo xtask fuzz TARGET SECS  fuzz one target of fuzz/ (needs nightly Rust and cargo-fuzz)
+cargo xtask kvm               tell which KVM this host has, or why none
+cargo xtask check-bench FILE  check that FILE is what `tine bench --json FILE` promises";
+
+fn main() -> ExitCode {
+    match perform() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["test"] => test::run(&[]),
+        ["test", "--", rest @ ..] => test::run(rest),
+        ["kvm"] => kvm::Kvm::find().map(|kvm| {
+            println!("{kvm}");
+            ExitCode::SUCCESS
+        }),
+        ["fuzz", target, seconds] => fuzz::run(target, seconds),
+        ["check-bench", file] => bench_file::check(file.as_ref()),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => bail!("no such chore: {}\n{HELP}", arguments.join(" ")),
+    }
+}
