@@ -55,11 +55,27 @@ impl Metrics {
         let registry = &mut metrics.registry;
         registry.register("sandboxes", "Sandboxes that exist", metrics.live.clone());
         registry.register("snapshots", "Snapshots that are kept", metrics.snapshots.clone());
-        registry.register("operations", "Operations on machines under way", metrics.operations.clone());
+        registry.register(
+            "operations",
+            "Operations on machines under way",
+            metrics.operations.clone(),
+        );
         registry.register("sandboxes_made", "Sandboxes made", metrics.made.clone());
-        registry.register("sandboxes_failed", "Sandboxes that could not be made", metrics.failed.clone());
-        registry.register("sandboxes_killed", "Sandboxes killed on request", metrics.killed.clone());
-        registry.register("sandboxes_expired", "Sandboxes killed at their timeout", metrics.expired.clone());
+        registry.register(
+            "sandboxes_failed",
+            "Sandboxes that could not be made",
+            metrics.failed.clone(),
+        );
+        registry.register(
+            "sandboxes_killed",
+            "Sandboxes killed on request",
+            metrics.killed.clone(),
+        );
+        registry.register(
+            "sandboxes_expired",
+            "Sandboxes killed at their timeout",
+            metrics.expired.clone(),
+        );
         registry.register(
             "first_instruction_seconds",
             "From the request to the first guest instruction",

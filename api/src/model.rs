@@ -408,7 +408,10 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 fn check_count(count: u32) -> Result<(), Problem> {
     match count {
         1..=MAX_COUNT => Ok(()),
-        _ => Err(Problem::value("count", format!("1 to {MAX_COUNT} can be made at once, not {count}"))),
+        _ => Err(Problem::value(
+            "count",
+            format!("1 to {MAX_COUNT} can be made at once, not {count}"),
+        )),
     }
 }
 
@@ -449,9 +452,10 @@ impl SpawnRequest {
             (None, Some(_)) if self.memory_mib.is_some() => {
                 Err(Problem::value("memory_mib", "a snapshot has its own memory"))
             }
-            (Some(image), None) if image != "workload" => {
-                Err(Problem::value("image", format!("there is no image {image:?}; there is \"workload\"")))
-            }
+            (Some(image), None) if image != "workload" => Err(Problem::value(
+                "image",
+                format!("there is no image {image:?}; there is \"workload\""),
+            )),
             _ => Ok(()),
         }
     }
@@ -470,7 +474,8 @@ impl SnapshotRequest {
     /// Checks what can be checked without the registry.
     pub fn check(&self) -> Result<(), Problem> {
         let good = |name: &String| {
-            let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+            let letters =
+                name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
             (1..=64).contains(&name.len()) && letters && !crate::registry::is_id(name)
         };
         match &self.name {
@@ -494,10 +499,16 @@ impl WorkloadRequest {
         }
         let fraction = self.fraction.unwrap_or(1.0);
         if !(0.0..=1.0).contains(&fraction) {
-            return Err(Problem::value("fraction", format!("a fraction is 0 to 1, not {fraction}")));
+            return Err(Problem::value(
+                "fraction",
+                format!("a fraction is 0 to 1, not {fraction}"),
+            ));
         }
         if self.stride.is_some() && self.scattered {
-            return Err(Problem::value("stride", "ask for a stride or for scattered pages, not both"));
+            return Err(Problem::value(
+                "stride",
+                "ask for a stride or for scattered pages, not both",
+            ));
         }
         let region_pages = bytes / PAGE_SIZE;
         let pattern = match self.stride {
@@ -512,7 +523,9 @@ impl WorkloadRequest {
             WorkloadOp::Dirty => (Op::Dirty, 0),
             WorkloadOp::Read => (Op::Read, 0),
             WorkloadOp::Checksum => (Op::Checksum, 0),
-            WorkloadOp::Spin => (Op::Spin, bounded("millis", self.millis.unwrap_or(100), MAX_MILLIS)?),
+            WorkloadOp::Spin => {
+                (Op::Spin, bounded("millis", self.millis.unwrap_or(100), MAX_MILLIS)?)
+            }
             WorkloadOp::Compute => {
                 (Op::Compute, bounded("rounds", self.rounds.unwrap_or(1_000_000), MAX_ROUNDS)?)
             }

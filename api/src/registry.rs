@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tine_vmm::{KvmHost, Machine, MachineConfig, SpawnOptions, Snapshot, Status};
+use tine_vmm::{KvmHost, Machine, MachineConfig, Snapshot, SpawnOptions, Status};
 
 use crate::console::ConsoleBuffer;
 use crate::metrics::Metrics;
@@ -318,7 +318,8 @@ impl Registry {
         match mib.checked_mul(1 << 20) {
             Some(bytes) if mib > 0 && bytes <= most => Ok(bytes),
             _ => {
-                let detail = format!("a sandbox has 8 to {} MiB of RAM here, not {mib}", most >> 20);
+                let detail =
+                    format!("a sandbox has 8 to {} MiB of RAM here, not {mib}", most >> 20);
                 Err(Problem::value("memory_mib", detail))
             }
         }
@@ -406,8 +407,12 @@ impl Registry {
     pub fn expire(&self) {
         let now = Instant::now();
         let is_over = |one: &Sandbox| one.expires.is_some_and(|expires| expires <= now);
-        let over: Vec<_> =
-            self.contents().sandboxes.extract_if(|_, one| is_over(one)).map(|(_, one)| one).collect();
+        let over: Vec<_> = self
+            .contents()
+            .sandboxes
+            .extract_if(|_, one| is_over(one))
+            .map(|(_, one)| one)
+            .collect();
         for sandbox in over {
             tracing::info!(id = sandbox.id, "the sandbox's time is up");
             sandbox.machine.kill();
@@ -416,7 +421,11 @@ impl Registry {
     }
 
     /// Takes a snapshot of sandbox `id`, which goes on.
-    pub fn take_snapshot(&self, id: &str, request: &SnapshotRequest) -> Result<SnapshotAnswer, Problem> {
+    pub fn take_snapshot(
+        &self,
+        id: &str,
+        request: &SnapshotRequest,
+    ) -> Result<SnapshotAnswer, Problem> {
         request.check()?;
         let sandbox = self.find(id)?;
         self.name_is_free(&self.contents(), request.name.as_deref())?;

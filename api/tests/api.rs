@@ -87,7 +87,8 @@ impl Daemon {
         if status >= 400 {
             assert!(head.contains("application/problem+json"), "{head}");
         }
-        let value = if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer).unwrap() };
+        let value =
+            if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer).unwrap() };
         (status, value)
     }
 
@@ -145,7 +146,10 @@ fn checksums_tell_the_story_of_isolation() {
     assert!(family.iter().all(|id| daemon.checksum(id) == first), "all begin alike");
     let mut seen = std::collections::BTreeSet::from([first.clone()]);
     for (index, id) in family.iter().enumerate() {
-        daemon.work(id, json!({"op": "dirty", "fraction": 0.1, "scattered": true, "seed": 100 + index}));
+        daemon.work(
+            id,
+            json!({"op": "dirty", "fraction": 0.1, "scattered": true, "seed": 100 + index}),
+        );
         assert!(seen.insert(daemon.checksum(id)), "{id} has memory of its own");
         for untouched in &family[index + 1..] {
             assert_eq!(daemon.checksum(untouched), first, "nobody else sees it");
@@ -162,8 +166,13 @@ fn every_route_does_what_it_says() {
     let sandbox = &answer["results"][0]["sandbox"];
     let id = sandbox["id"].as_str().unwrap();
     assert!(id.len() == 20 && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
-    assert_eq!((&sandbox["state"], &sandbox["vcpus"], &sandbox["memory_mib"]), (&json!("running"), &json!(2), &json!(16)));
-    for step in ["queue", "shell", "memslot", "map", "restore", "first_run", "first_instruction", "total"] {
+    assert_eq!(
+        (&sandbox["state"], &sandbox["vcpus"], &sandbox["memory_mib"]),
+        (&json!("running"), &json!(2), &json!(16))
+    );
+    for step in
+        ["queue", "shell", "memslot", "map", "restore", "first_run", "first_instruction", "total"]
+    {
         assert!(sandbox["ladder"][step].is_number(), "{step} in {}", sandbox["ladder"]);
     }
     let path = |rest: &str| format!("/v1/sandboxes/{id}{rest}");
@@ -191,7 +200,8 @@ fn every_route_does_what_it_says() {
     daemon.post(&path("/reset"), Value::Null);
     assert_eq!(daemon.checksum(id), before);
     assert_eq!(daemon.get("/v1/snapshots/dirty")["id"], snapshot["id"]);
-    let clone = daemon.spawn(json!({"snapshot": "dirty", "hot_set": true, "memory": "eager"})).remove(0);
+    let clone =
+        daemon.spawn(json!({"snapshot": "dirty", "hot_set": true, "memory": "eager"})).remove(0);
     assert_eq!(daemon.checksum(&clone), dirty);
     assert_eq!(daemon.get(&format!("/v1/sandboxes/{clone}"))["snapshot"], snapshot["id"]);
     assert_eq!(daemon.call("POST", &path("/snapshot"), &json!({"name": "dirty"})).0, 409);
@@ -225,7 +235,10 @@ fn every_route_does_what_it_says() {
 fn what_is_open_is_open_and_the_rest_needs_the_token() {
     let daemon = Daemon::start(limits());
     let without = |path: &str, header: &str| {
-        daemon.raw(&format!("GET {path} HTTP/1.1\r\nhost: tine\r\nconnection: close\r\n{header}\r\n"), b"")
+        daemon.raw(
+            &format!("GET {path} HTTP/1.1\r\nhost: tine\r\nconnection: close\r\n{header}\r\n"),
+            b"",
+        )
     };
     for path in ["/healthz", "/openapi.json", "/"] {
         assert_eq!(without(path, "").0, 200, "{path}");
@@ -242,8 +255,16 @@ fn what_is_open_is_open_and_the_rest_needs_the_token() {
     let description: Value = serde_json::from_slice(&text).unwrap();
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
     let paths = description["paths"].as_object().unwrap();
-    for path in ["/v1/sandboxes", "/v1/sandboxes/{id}", "/v1/sandboxes/{id}/fork", "/v1/sandboxes/{id}/workload",
-        "/v1/sandboxes/{id}/console", "/v1/snapshots/{id}", "/metrics", "/healthz"] {
+    for path in [
+        "/v1/sandboxes",
+        "/v1/sandboxes/{id}",
+        "/v1/sandboxes/{id}/fork",
+        "/v1/sandboxes/{id}/workload",
+        "/v1/sandboxes/{id}/console",
+        "/v1/snapshots/{id}",
+        "/metrics",
+        "/healthz",
+    ] {
         assert!(paths.contains_key(path), "{path} is not described");
     }
 }
@@ -267,24 +288,90 @@ fn bad_input_gets_the_right_status_and_loses_nothing() {
         ("GET", format!("{sandboxes}?label=x"), Value::Null, 422, "label"),
         ("POST", sandboxes.to_owned(), json!({}), 422, "image"),
         ("POST", sandboxes.to_owned(), json!({"image": "windows"}), 422, "image"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "snapshot": "x"}), 422, "snapshot"),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "snapshot": "x"}),
+            422,
+            "snapshot",
+        ),
         ("POST", sandboxes.to_owned(), json!({"snapshot": "none"}), 404, ""),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 0}), 422, "memory_mib"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 1}), 422, "memory_mib"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 1u64 << 40}), 422, "memory_mib"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": u64::MAX}), 422, "memory_mib"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": -5}), 400, "memory_mib"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": "big"}), 400, "memory_mib"),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory_mib": 0}),
+            422,
+            "memory_mib",
+        ),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory_mib": 1}),
+            422,
+            "memory_mib",
+        ),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory_mib": 1u64 << 40}),
+            422,
+            "memory_mib",
+        ),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory_mib": u64::MAX}),
+            422,
+            "memory_mib",
+        ),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory_mib": -5}),
+            400,
+            "memory_mib",
+        ),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory_mib": "big"}),
+            400,
+            "memory_mib",
+        ),
         ("POST", sandboxes.to_owned(), json!({"image": "workload", "vcpus": 0}), 422, "vcpus"),
         ("POST", sandboxes.to_owned(), json!({"image": "workload", "vcpus": 100}), 422, "vcpus"),
         ("POST", sandboxes.to_owned(), json!({"image": "workload", "vcpus": 1000}), 400, "vcpus"),
         ("POST", sandboxes.to_owned(), json!({"image": "workload", "count": 0}), 422, "count"),
         ("POST", sandboxes.to_owned(), json!({"image": "workload", "count": 1001}), 422, "count"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory_mib": 16, "count": 40}), 503, ""),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "timeout_s": 0}), 422, "timeout_s"),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory_mib": 16, "count": 40}),
+            503,
+            "",
+        ),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "timeout_s": 0}),
+            422,
+            "timeout_s",
+        ),
         ("POST", sandboxes.to_owned(), json!({"image": "workload", "color": 1}), 400, "color"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "memory": "magic"}), 400, "memory"),
-        ("POST", sandboxes.to_owned(), json!({"image": "workload", "labels": {"": "x"}}), 422, "labels"),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "memory": "magic"}),
+            400,
+            "memory",
+        ),
+        (
+            "POST",
+            sandboxes.to_owned(),
+            json!({"image": "workload", "labels": {"": "x"}}),
+            422,
+            "labels",
+        ),
         ("POST", sandboxes.to_owned(), json!([1, 2]), 400, ""),
         ("POST", path("/fork"), json!({"count": 0}), 422, "count"),
         ("POST", path("/snapshot"), json!({"name": "a/b"}), 422, "name"),
@@ -292,7 +379,13 @@ fn bad_input_gets_the_right_status_and_loses_nothing() {
         ("POST", path("/workload"), json!({"op": "format"}), 400, "op"),
         ("POST", path("/workload"), json!({"op": "dirty", "bytes": 1u64 << 50}), 422, "bytes"),
         ("POST", path("/workload"), json!({"op": "dirty", "fraction": 1.5}), 422, "fraction"),
-        ("POST", path("/workload"), json!({"op": "dirty", "stride": 2, "scattered": true}), 422, "stride"),
+        (
+            "POST",
+            path("/workload"),
+            json!({"op": "dirty", "stride": 2, "scattered": true}),
+            422,
+            "stride",
+        ),
         ("POST", path("/workload"), json!({"op": "spin", "millis": u64::MAX}), 422, "millis"),
         ("POST", path("/workload"), json!({"op": "read", "vcpu": 3}), 422, "vcpu"),
     ];
@@ -305,7 +398,12 @@ fn bad_input_gets_the_right_status_and_loses_nothing() {
             assert_eq!(problem["field"], json!(field), "{method} {path} {body}: {problem}");
         }
     }
-    for body in ["{", "{\"image\":\"workload\"} x", "\u{0}", "{\"image\":\"workload\",\"memory_mib\":1e400}"] {
+    for body in [
+        "{",
+        "{\"image\":\"workload\"} x",
+        "\u{0}",
+        "{\"image\":\"workload\",\"memory_mib\":1e400}",
+    ] {
         let (status, _, _) = daemon.send("POST", sandboxes, "application/json", body.as_bytes());
         assert_eq!(status, 400, "{body:?}");
     }
@@ -324,7 +422,8 @@ fn sandboxes_end_at_their_timeout_and_consoles_with_them() {
     let id = daemon.spawn(json!({"image": "workload", "memory_mib": 16, "timeout_s": 1})).remove(0);
     daemon.work(&id, json!({"op": "say"}));
     let begun = Instant::now();
-    let (status, _, console) = daemon.send("GET", &format!("/v1/sandboxes/{id}/console?follow=true"), "", b"");
+    let (status, _, console) =
+        daemon.send("GET", &format!("/v1/sandboxes/{id}/console?follow=true"), "", b"");
     assert_eq!(status, 200);
     assert!(String::from_utf8_lossy(&console).contains("heartbeat "));
     assert!(begun.elapsed() < Duration::from_secs(30));
@@ -343,7 +442,10 @@ fn many_clients_fork_one_parent_at_once() {
             scope.spawn(move || {
                 for id in daemon.fork(parent, 1 + client % 3) {
                     assert_eq!(&daemon.checksum(&id), expected);
-                    assert_eq!(daemon.call("DELETE", &format!("/v1/sandboxes/{id}"), &Value::Null).0, 204);
+                    assert_eq!(
+                        daemon.call("DELETE", &format!("/v1/sandboxes/{id}"), &Value::Null).0,
+                        204
+                    );
                 }
             });
         }
@@ -371,7 +473,9 @@ async fn a_unix_socket_serves_and_goes_and_the_world_is_refused() {
         let path = path.clone();
         move || {
             let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();
             answer

@@ -61,8 +61,8 @@ fn forks_of_forks_on_all_sides_with_four_vcpus() {
     let expected = vec![0; data(&machine).len()];
     let mut family = vec![Tracked { machine, expected }];
     for round in 0..4u64 {
-        for member in 0..family.len() {
-            family[member].write(200 + 40 * round, 100 * round + member as u64);
+        for (member, one) in family.iter_mut().enumerate() {
+            one.write(200 + 40 * round, 100 * round + member as u64);
         }
         // Singles are forked by copying, pairs through a delta that may lie over another.
         let parent = &family[round as usize % family.len()];
@@ -73,8 +73,8 @@ fn forks_of_forks_on_all_sides_with_four_vcpus() {
         family.extend(pair);
         check_all(&family);
     }
-    for member in 0..family.len() {
-        family[member].write(300, 7000 + member as u64);
+    for (member, one) in family.iter_mut().enumerate() {
+        one.write(300, 7000 + member as u64);
     }
     check_all(&family);
 }
@@ -101,8 +101,8 @@ fn long_runs_are_shared_and_still_private() {
     assert!(ledger.delta_bytes >= 600 * PAGE as u64);
     assert!(ledger.private_bytes < 100 * PAGE as u64, "600 pages should be shared: {ledger:?}");
     check_all(&family);
-    for member in 0..family.len() {
-        family[member].write(400, 50 + member as u64);
+    for (member, one) in family.iter_mut().enumerate() {
+        one.write(400, 50 + member as u64);
     }
     check_all(&family);
     // A delta over a delta: still two layers, still right.
@@ -130,8 +130,8 @@ fn an_eager_clone_is_as_private_as_a_shared_one() {
         family.push(child);
     }
     check_all(&family);
-    for member in 0..family.len() {
-        family[member].write(300, 20 + member as u64);
+    for (member, one) in family.iter_mut().enumerate() {
+        one.write(300, 20 + member as u64);
     }
     check_all(&family);
     // An eager clone can be forked too, both ways.

@@ -51,8 +51,12 @@ impl Serve {
         if let Some(mib) = self.max_memory {
             limits.ram_bytes = mib.saturating_mul(1 << 20);
         }
-        let options =
-            ServeOptions { listen: self.listen, token_file, limits, allow_remote: self.allow_remote };
+        let options = ServeOptions {
+            listen: self.listen,
+            token_file,
+            limits,
+            allow_remote: self.allow_remote,
+        };
         let runtime = tokio::runtime::Runtime::new().context("the runtime could not be started")?;
         runtime.block_on(async {
             let mut interrupt = Interrupt::listen()?;
@@ -66,7 +70,11 @@ impl Serve {
             let report = server.run(shutdown).await?;
             match report.killed.len() {
                 0 => tracing::info!("stopped; nothing ran any more"),
-                count => tracing::info!(count, ids = report.killed.join(","), "stopped; killed what still ran"),
+                count => tracing::info!(
+                    count,
+                    ids = report.killed.join(","),
+                    "stopped; killed what still ran"
+                ),
             }
             Ok(ExitCode::SUCCESS)
         })

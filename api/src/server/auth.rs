@@ -37,7 +37,9 @@ pub enum TokenError {
         mode: u32,
     },
     /// What it holds is no token.
-    #[error("the token file {0} holds no token of {MIN_TOKEN} printable characters at least; remove it to get a new one")]
+    #[error(
+        "the token file {0} holds no token of {MIN_TOKEN} printable characters at least; remove it to get a new one"
+    )]
     Weak(PathBuf),
     /// No random numbers.
     #[error("no random numbers for a token: {0}")]
@@ -92,7 +94,8 @@ impl Token {
         name.push(format!(".{}.new", std::process::id()));
         let unfinished = path.with_file_name(name);
         let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
             file.write_all(token.as_bytes())?;
             file.write_all(b"\n")?;
             file.sync_all()?;
@@ -153,7 +156,13 @@ mod tests {
             token.admits(&headers)
         };
         assert!(admits("Bearer 0123456789abcdef") && admits("bearer 0123456789abcdef"));
-        for wrong in ["Bearer 0123456789abcdee", "Bearer 0123456789abcde", "Bearer ", "0123456789abcdef", "Basic 0123456789abcdef"] {
+        for wrong in [
+            "Bearer 0123456789abcdee",
+            "Bearer 0123456789abcde",
+            "Bearer ",
+            "0123456789abcdef",
+            "Basic 0123456789abcdef",
+        ] {
             assert!(!admits(wrong), "{wrong}");
         }
         assert!(!token.admits(&HeaderMap::new()));

@@ -22,9 +22,10 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
         if bytes.is_empty() {
             return parse(b"{}").map(Self);
         }
-        let is_json = kind
-            .and_then(|kind| kind.to_str().ok().map(str::to_ascii_lowercase))
-            .is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json"));
+        let is_json =
+            kind.and_then(|kind| kind.to_str().ok().map(str::to_ascii_lowercase)).is_some_and(
+                |kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json"),
+            );
         if !is_json {
             let detail = "the body must have content type application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -39,16 +40,19 @@ async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let too_large = || {
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes"))
-    };
+    let too_large =
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes"));
     if declared.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     to_bytes(request.into_body(), most).await.map_err(|error| {
         let is_limit = std::error::Error::source(&error)
             .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
-        if is_limit { too_large() } else { Problem::malformed(format!("the body broke off: {error}")) }
+        if is_limit {
+            too_large()
+        } else {
+            Problem::malformed(format!("the body broke off: {error}"))
+        }
     })
 }
 

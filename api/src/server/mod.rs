@@ -91,7 +91,9 @@ pub enum ServeError {
     #[error("the token")]
     Token(#[from] TokenError),
     /// It would listen to the world.
-    #[error("{0} can be reached from other machines; listen on 127.0.0.1 or a Unix socket, or allow it with --allow-remote")]
+    #[error(
+        "{0} can be reached from other machines; listen on 127.0.0.1 or a Unix socket, or allow it with --allow-remote"
+    )]
     Remote(SocketAddr),
     /// It can't listen.
     #[error("listening on {listen} failed")]
@@ -137,7 +139,8 @@ impl App {
             let _operation = registry.metrics.operation();
             work(&registry)
         });
-        done.await.unwrap_or_else(|error| Err(Problem::internal(format!("the operation died: {error}"))))
+        done.await
+            .unwrap_or_else(|error| Err(Problem::internal(format!("the operation died: {error}"))))
     }
 }
 
@@ -175,7 +178,9 @@ impl Server {
         };
         let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
         let listener = match &options.listen {
-            Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await.map_err(refused)?),
+            Listen::Tcp(address) => {
+                Listener::Tcp(TcpListener::bind(address).await.map_err(refused)?)
+            }
             Listen::Unix(path) => Listener::Unix(bind_unix(path).map_err(refused)?, path.clone()),
         };
         Ok(Self { app, listener })
@@ -192,7 +197,10 @@ impl Server {
     }
 
     /// Serves until `shutdown`, then kills what still runs, and says what did.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<StopReport, ServeError> {
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<StopReport, ServeError> {
         let Self { app, listener } = self;
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let registry = Arc::clone(&app.registry);
@@ -212,7 +220,8 @@ impl Server {
                 loop {
                     tokio::time::sleep(EXPIRY_PERIOD).await;
                     let registry = Arc::clone(&registry);
-                    if let Err(error) = tokio::task::spawn_blocking(move || registry.expire()).await {
+                    if let Err(error) = tokio::task::spawn_blocking(move || registry.expire()).await
+                    {
                         tracing::error!(%error, "killing sandboxes at their timeout failed");
                     }
                 }

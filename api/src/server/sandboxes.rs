@@ -58,7 +58,10 @@ pub(super) async fn list(
 /// Describe a sandbox.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses(
     (status = 200, body = SandboxAnswer), (status = 404, body = Problem)))]
-pub(super) async fn get(State(app): State<App>, Id(id): Id) -> Result<Json<SandboxAnswer>, Problem> {
+pub(super) async fn get(
+    State(app): State<App>,
+    Id(id): Id,
+) -> Result<Json<SandboxAnswer>, Problem> {
     Ok(Json(app.registry.find(&id)?.describe()))
 }
 
@@ -125,7 +128,10 @@ async fn change(
 /// A sandbox's memory account.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/memory", params(("id" = String, Path)), responses(
     (status = 200, body = MemoryAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
-pub(super) async fn memory(State(app): State<App>, Id(id): Id) -> Result<Json<MemoryAnswer>, Problem> {
+pub(super) async fn memory(
+    State(app): State<App>,
+    Id(id): Id,
+) -> Result<Json<MemoryAnswer>, Problem> {
     let account = app.blocking(move |registry| {
         let sandbox = registry.find(&id)?;
         let ledger = sandbox.machine.ledger()?;

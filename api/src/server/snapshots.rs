@@ -32,7 +32,10 @@ pub(super) async fn list(State(app): State<App>) -> Json<SnapshotList> {
 /// Describe a snapshot, by id or name.
 #[utoipa::path(get, path = "/v1/snapshots/{id}", params(("id" = String, Path)), responses(
     (status = 200, body = SnapshotAnswer), (status = 404, body = Problem)))]
-pub(super) async fn get(State(app): State<App>, Id(id): Id) -> Result<Json<SnapshotAnswer>, Problem> {
+pub(super) async fn get(
+    State(app): State<App>,
+    Id(id): Id,
+) -> Result<Json<SnapshotAnswer>, Problem> {
     app.registry.snapshot(&id).map(Json)
 }
 

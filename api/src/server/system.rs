@@ -25,7 +25,8 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem>
         .metrics
         .text(sandboxes, snapshots)
         .map_err(|error| Problem::internal(format!("the metrics can't be written: {error}")))?;
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 

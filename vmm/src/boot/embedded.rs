@@ -143,7 +143,7 @@ impl Start {
         vcpu.set_regs(&regs).map_err(failed("KVM_SET_REGS", &on))?;
 
         let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-        let mut msrs = vec![entry(msr::KVM_SYSTEM_TIME, area + CLOCK_OFFSET | 1)];
+        let mut msrs = vec![entry(msr::KVM_SYSTEM_TIME, (area + CLOCK_OFFSET) | 1)];
         if index == 0 {
             msrs.push(entry(msr::KVM_WALL_CLOCK, area + WALL_CLOCK_OFFSET));
         }

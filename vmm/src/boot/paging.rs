@@ -30,7 +30,7 @@ pub fn map_everything(memory: &GuestMemoryMmap, ram_bytes: u64) -> Result<u64, B
         let mut directory = Vec::new();
         for block in gib * 512..((gib + 1) * 512).min(pages.div_ceil(512)) {
             let entries: Vec<u64> = (block * 512..((block + 1) * 512).min(pages))
-                .map(|page| RAM_BASE + page * PAGE_SIZE | PAGE)
+                .map(|page| (RAM_BASE + page * PAGE_SIZE) | PAGE)
                 .collect();
             directory.push(tables.table(&entries)? | TABLE);
         }

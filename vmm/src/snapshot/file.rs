@@ -216,8 +216,7 @@ impl Snapshot {
         };
         let memory_bytes = self.image.bytes() as u64;
         let memory_at = memory_at(state.len() as u64, memory_bytes);
-        let chunks =
-            self.write_memory(&unfinished.file, memory_at).map_err(failed("writing"))??;
+        let chunks = self.write_memory(&unfinished.file, memory_at, path)?;
         let header = Header {
             state_bytes: state.len() as u64,
             state_checksum: xxh3_64(&state),
@@ -238,33 +237,37 @@ impl Snapshot {
     }
 
     /// Writes the memory from `at` on, but for pages of zeros. Returns the chunks' checksums.
-    #[expect(clippy::type_complexity, reason = "I/O errors get their path from the caller")]
-    fn write_memory(&self, file: &File, at: u64) -> io::Result<Result<Vec<u8>, MemoryError>> {
-        let view = match self.image.read_view() {
-            Ok(view) => view,
-            Err(error) => return Ok(Err(error)),
-        };
-        file.set_len(at + view.bytes() as u64)?;
+    fn write_memory(
+        &self,
+        file: &File,
+        at: u64,
+        path: &Path,
+    ) -> Result<Vec<u8>, SnapshotFileError> {
+        let failed =
+            |source| SnapshotFileError::Io { action: "writing", path: path.to_path_buf(), source };
+        let view = self.image.read_view()?;
+        file.set_len(at + view.bytes() as u64).map_err(failed)?;
         let data = self.image.data();
         let zeros = vec![0; CHUNK_BYTES];
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut checksums = Vec::new();
         for start in (0..view.bytes()).step_by(CHUNK_BYTES) {
             let bytes = CHUNK_BYTES.min(view.bytes() - start);
-            if !data.iter().any(|range| range.0 < start + bytes && start < range.1) {
-                checksums.extend(xxh3_64(&zeros[..bytes]).to_le_bytes());
-                continue;
-            }
             let chunk = &mut buffer[..bytes];
-            view.read(start, chunk);
+            if data.iter().any(|range| range.0 < start + bytes && start < range.1) {
+                view.read(start, chunk);
+            } else {
+                chunk.fill(0);
+            }
             checksums.extend(xxh3_64(chunk).to_le_bytes());
             for (index, page) in chunk.chunks(PAGE_SIZE).enumerate() {
                 if page != &zeros[..PAGE_SIZE] {
-                    file.write_all_at(page, at + (start + index * PAGE_SIZE) as u64)?;
+                    let place = at + (start + index * PAGE_SIZE) as u64;
+                    file.write_all_at(page, place).map_err(failed)?;
                 }
             }
         }
-        Ok(Ok(checksums))
+        Ok(checksums)
     }
 
     /// Opens the snapshot file at `path` for clones on `host`.
