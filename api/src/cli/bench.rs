@@ -9,10 +9,10 @@ use clap::Args;
 /// Options of `tine bench`.
 #[derive(Args, Debug)]
 pub struct Bench {
-    /// Fewer rounds and sizes, under a minute
+    /// Fewer sizes and samples, under a minute
     #[arg(long)]
     quick: bool,
-    /// Guest sizes, MiB [default: 64,256,1024,4096, as far as memory allows]
+    /// Sizes of guests to measure beside the usual ones, MiB
     #[arg(long, value_name = "MIB", value_delimiter = ',')]
     sizes: Vec<u64>,
     /// Write the figures to this file as JSON
@@ -21,7 +21,7 @@ pub struct Bench {
     /// Write a report with plots to this file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Measure these only, e.g. spawn,live-fork
+    /// Measure these sections only, e.g. spawn,live-fork
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
 }

@@ -1,5 +1,6 @@
 //! `tine serve`: the daemon.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,7 +41,7 @@ pub struct Serve {
 impl Serve {
     /// Serves until Ctrl-C or SIGTERM.
     pub fn run(self, token_file: Option<PathBuf>) -> Result<ExitCode> {
-        self.start_log();
+        self.start_log()?;
         let token_file = token_file
             .or_else(default_token_file)
             .context("there is no home directory for a token; name a file with --token-file")?;
@@ -80,13 +81,19 @@ impl Serve {
         })
     }
 
-    fn start_log(&self) {
-        let filter = EnvFilter::try_from_env("TINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    fn start_log(&self) -> Result<()> {
+        let level = std::env::var("TINE_LOG").unwrap_or_else(|_| "info".to_owned());
+        let filter = EnvFilter::try_new(&level)
+            .with_context(|| format!("TINE_LOG={level} is no level like info or tine=debug"))?;
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
         match self.log_json {
             true => log.json().init(),
             false => log.init(),
         }
+        Ok(())
     }
 }
 

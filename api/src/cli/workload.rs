@@ -100,16 +100,38 @@ impl Workload {
     }
 }
 
+/// What was done and how long it took; the cost of each, and a value, where they mean something.
 fn show(answer: &Value) -> String {
-    let cancelled = answer.get("cancelled").and_then(Value::as_bool) == Some(true);
-    format!(
-        "{}: {} done in {} ({} each){}, value {}, heartbeat {}",
-        text(answer, "/op"),
+    let op = text(answer, "/op");
+    let mut line = format!(
+        "{op}: {} done in {}",
         text(answer, "/done"),
-        number(answer, "/guest_us", size::micros),
-        number(answer, "/ns_each", |ns| format!("{ns:.1} ns")),
-        if cancelled { ", then cancelled" } else { "" },
-        text(answer, "/value"),
-        text(answer, "/heartbeat"),
-    )
+        number(answer, "/guest_us", size::micros)
+    );
+    if matches!(op.as_str(), "touch" | "dirty" | "read" | "checksum" | "compute") {
+        line += &number(answer, "/ns_each", |ns| format!(", {ns:.1} ns each"));
+    }
+    if answer.get("cancelled").and_then(Value::as_bool) == Some(true) {
+        line += ", then cancelled";
+    }
+    if matches!(op.as_str(), "read" | "checksum" | "compute" | "clock") {
+        line += &format!(", value {}", text(answer, "/value"));
+    }
+    line + &format!(", heartbeat {}", text(answer, "/heartbeat"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_means_something_is_shown() {
+        let answer = |op| {
+            json!({"op": op, "done": 2, "guest_us": 3.0, "ns_each": 1500.0, "value": "0f",
+                   "heartbeat": 9, "cancelled": false})
+        };
+        let shown = "checksum: 2 done in 3 us, 1500.0 ns each, value 0f, heartbeat 9";
+        assert_eq!(show(&answer("checksum")), shown);
+        assert_eq!(show(&answer("say")), "say: 2 done in 3 us, heartbeat 9");
+    }
 }

@@ -1,0 +1,142 @@
+//! What can go wrong with a measurement.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use tine_vmm::MachineError;
+use tine_vmm::kvm::KvmError;
+
+/// What can go wrong with a measurement.
+#[derive(Debug, Error)]
+pub enum BenchError {
+    /// KVM can't be used.
+    #[error("KVM can't be used; `tine doctor` tells more")]
+    Kvm(#[from] KvmError),
+    /// A guest did not do what was to be measured.
+    #[error("{doing} failed")]
+    Machine {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: MachineError,
+    },
+    /// A clone was made but not seen to run, so there is nothing to report.
+    #[error("{doing}: no first instruction was seen within {seconds} s")]
+    NoFirstInstruction {
+        /// What was being done.
+        doing: &'static str,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A guest did less than it was told.
+    #[error("{doing}: the guest did {done} of {asked}")]
+    Incomplete {
+        /// What was being done.
+        doing: String,
+        /// How much it did.
+        done: u64,
+        /// How much it was to do.
+        asked: u64,
+    },
+    /// A parent stood still after it was forked.
+    #[error("the heartbeat of a forked parent stood still at {heartbeat} for {seconds} s")]
+    Heartbeat {
+        /// The heartbeat.
+        heartbeat: u64,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// There is no such section.
+    #[error("there is no section {name:?} to measure; there are {known}")]
+    Section {
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A guest size makes no sense.
+    #[error("guests of {mib} MiB can't be measured: at least {least} MiB are needed")]
+    Size {
+        /// The size asked for.
+        mib: u64,
+        /// The least possible.
+        least: u64,
+    },
+    /// The process may not have enough of something.
+    #[error("{clones} clones need {needed} {what}, and the limit is {limit}; raise {setting}")]
+    Limit {
+        /// How many clones were to be made.
+        clones: u64,
+        /// Of what there is too little.
+        what: &'static str,
+        /// How many are needed.
+        needed: u64,
+        /// How many there may be.
+        limit: u64,
+        /// What to raise.
+        setting: &'static str,
+    },
+    /// A file of the kernel can't be read.
+    #[error("{path} can't be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the kernel does not say what is needed.
+    #[error("{path} does not tell {what}")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What it should tell.
+        what: &'static str,
+    },
+    /// A system call failed.
+    #[error("{call} failed")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing can be printed.
+    #[error("stdout can't be written")]
+    Print(#[source] io::Error),
+    /// A report can't be written.
+    #[error("the report {path} can't be written")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The figures can't be made JSON.
+    #[error("the figures can't be written as JSON")]
+    Json(#[from] serde_json::Error),
+    /// A plot can't be drawn.
+    #[error("the plot {title:?} can't be drawn: {reason}")]
+    Plot {
+        /// Its title.
+        title: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Says what was being done when a machine failed.
+pub(crate) trait Doing<T> {
+    /// The value, or the error with `what` was being done.
+    fn doing(self, what: &str) -> Result<T, BenchError>;
+}
+
+impl<T> Doing<T> for Result<T, MachineError> {
+    fn doing(self, what: &str) -> Result<T, BenchError> {
+        self.map_err(|source| BenchError::Machine { doing: what.to_owned(), source })
+    }
+}

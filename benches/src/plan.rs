@@ -1,0 +1,190 @@
+//! What is measured, and how often.
+
+use tine_abi::layout::MIN_RAM;
+
+use crate::{BenchError, Options};
+
+/// Sizes of guests that are spawned, MiB.
+const FULL_SIZES: [u64; 4] = [64, 256, 1024, 4096];
+const QUICK_SIZES: [u64; 3] = [64, 256, 1024];
+
+/// One thing that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// Clones by copy-on-write and by eager copy.
+    Spawn,
+    /// Forks of a running guest.
+    LiveFork,
+    /// Writes to shared pages, and from which fraction on an eager copy is cheaper.
+    CowFaults,
+    /// Reads of shared pages, and writes after them.
+    ReadFaults,
+    /// Pages copied ahead.
+    HotSet,
+    /// The memory account.
+    Ledger,
+    /// Many clones alive at once.
+    Density,
+    /// The end of a clone.
+    Teardown,
+    /// Back to the snapshot, in the same VM.
+    Reset,
+}
+
+impl Section {
+    /// All of them, in the order in which they are measured.
+    pub const ALL: [Self; 9] = [
+        Self::Spawn,
+        Self::LiveFork,
+        Self::CowFaults,
+        Self::ReadFaults,
+        Self::HotSet,
+        Self::Ledger,
+        Self::Density,
+        Self::Teardown,
+        Self::Reset,
+    ];
+
+    /// Its name, in JSON and for `--only`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Spawn => "spawn",
+            Self::LiveFork => "live_fork",
+            Self::CowFaults => "cow_faults",
+            Self::ReadFaults => "read_faults",
+            Self::HotSet => "hot_set",
+            Self::Ledger => "ledger",
+            Self::Density => "density",
+            Self::Teardown => "teardown",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
+    pub const fn guests_mib(self) -> &'static [u64] {
+        match self {
+            Self::Spawn => &[],
+            Self::LiveFork => &[1024],
+            _ => &[256],
+        }
+    }
+
+    fn named(name: &str) -> Result<Self, BenchError> {
+        let found = Self::ALL.into_iter().find(|section| section.name() == name.replace('-', "_"));
+        found.ok_or_else(|| BenchError::Section {
+            name: name.to_owned(),
+            known: Self::ALL.map(Self::name).join(", ").replace('_', "-"),
+        })
+    }
+}
+
+/// How often something is measured.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    quick: bool,
+    sizes_mib: Vec<u64>,
+    only: Vec<Section>,
+}
+
+impl Plan {
+    /// What `options` ask for.
+    pub fn new(options: &Options) -> Result<Self, BenchError> {
+        let usual: &[u64] = if options.quick { &QUICK_SIZES } else { &FULL_SIZES };
+        let mut sizes_mib: Vec<u64> = usual.iter().chain(&options.sizes_mib).copied().collect();
+        sizes_mib.sort_unstable();
+        sizes_mib.dedup();
+        let least = MIN_RAM >> 20;
+        if let Some(&mib) = sizes_mib.iter().find(|&&mib| mib < least) {
+            return Err(BenchError::Size { mib, least });
+        }
+        let only = options.only.iter().map(|name| Section::named(name));
+        let only = only.collect::<Result<_, _>>()?;
+        Ok(Self { quick: options.quick, sizes_mib, only })
+    }
+
+    /// Whether `section` is to be measured.
+    pub fn wants(&self, section: Section) -> bool {
+        self.only.is_empty() || self.only.contains(&section)
+    }
+
+    /// Sizes of guests to spawn, MiB, ascending.
+    pub fn sizes_mib(&self) -> &[u64] {
+        &self.sizes_mib
+    }
+
+    const fn choose<T: Copy>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// Eager spawns of a guest of `mib`, and copy-on-write ones for each of them: fewer
+    /// of the large ones, which take seconds.
+    pub fn spawns(&self, mib: u64) -> (usize, usize) {
+        match mib {
+            0..=128 => self.choose((8, 10), (25, 10)),
+            129..=512 => self.choose((6, 10), (25, 10)),
+            513..=2048 => self.choose((5, 8), (15, 10)),
+            2049..=4096 => self.choose((3, 8), (6, 10)),
+            _ => self.choose((2, 8), (3, 10)),
+        }
+    }
+
+    /// Forks of a parent with `dirty` pages.
+    pub fn forks(&self, dirty: u64) -> usize {
+        if dirty < 20_000 { self.choose(10, 50) } else { self.choose(6, 25) }
+    }
+
+    /// Forks into four of it.
+    pub fn wide_forks(&self) -> usize {
+        self.choose(3, 10)
+    }
+
+    /// Clones that write, or read and then write, `fraction` of the region: fewer of those
+    /// that touch all of it, each of which averages over 25,600 pages anyway.
+    pub fn fault_rounds(&self, fraction: f64) -> usize {
+        if fraction < 0.5 { self.choose(3, 11) } else { self.choose(1, 5) }
+    }
+
+    /// Clones with and without a hot set.
+    pub fn hot_set_rounds(&self) -> usize {
+        self.choose(7, 31)
+    }
+
+    /// Clones alive at once.
+    pub fn clones(&self) -> u64 {
+        self.choose(200, 1000)
+    }
+
+    /// Clones that are closed.
+    pub fn teardowns(&self) -> usize {
+        self.choose(15, 100)
+    }
+
+    /// Resets.
+    pub fn resets(&self) -> usize {
+        self.choose(30, 200)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_added_once_and_in_order() {
+        let options = Options { quick: true, sizes_mib: vec![512, 64], ..Options::default() };
+        assert_eq!(Plan::new(&options).unwrap().sizes_mib(), [64, 256, 512, 1024]);
+        let options = Options { sizes_mib: vec![0], ..Options::default() };
+        assert!(matches!(Plan::new(&options), Err(BenchError::Size { mib: 0, .. })));
+    }
+
+    #[test]
+    fn sections_are_known_by_both_spellings() {
+        let only = ["live-fork", "cow_faults"].map(String::from).to_vec();
+        let plan = Plan::new(&Options { only, ..Options::default() }).unwrap();
+        let wanted: Vec<_> = Section::ALL.into_iter().filter(|&s| plan.wants(s)).collect();
+        assert_eq!(wanted, [Section::LiveFork, Section::CowFaults]);
+        let only = vec!["forks".to_owned()];
+        let error = Plan::new(&Options { only, ..Options::default() }).unwrap_err();
+        assert!(error.to_string().contains("spawn, live-fork, cow-faults"), "{error}");
+    }
+}

@@ -1,0 +1,124 @@
+//! The plots of the page.
+
+use super::Report;
+use super::bars::BarPlot;
+use super::lines::{Axis, Line, LinePlot};
+use super::units::{bytes, percent, short, time};
+use crate::BenchError;
+use crate::plan::Section;
+
+/// The plot of `section`, as SVG; none if there is nothing to draw.
+pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> {
+    let plots = match section {
+        Section::Spawn => vec![spawn(report).svg()?, ladder(report).svg()?],
+        Section::LiveFork => vec![live_fork(report).svg()?],
+        Section::CowFaults => vec![cow_faults(report).svg()?],
+        Section::Density => vec![density(report).svg()?],
+        _ => vec![],
+    };
+    Ok(plots.into_iter().flatten().collect())
+}
+
+const TIME: fn(f64) -> String = |us| match us {
+    us if us < 1e3 => format!("{} us", short(us)),
+    us if us < 1e6 => format!("{} ms", short(us / 1e3)),
+    us => format!("{} s", short(us / 1e6)),
+};
+
+fn time_axis(name: &'static str) -> Axis {
+    Axis { name, base: 10.0, tick: TIME }
+}
+
+fn spawn(report: &Report) -> LinePlot {
+    let points = |memory: &str, value: fn(&crate::sections::spawn::SpawnRow) -> f64| {
+        let rows = report.spawn.iter().filter(|row| row.memory == memory);
+        rows.map(|row| (row.guest_bytes as f64, value(row))).collect()
+    };
+    let line = |name, color, open, points| Line { name, color, open, points };
+    LinePlot {
+        title: "Request to first guest instruction, p50",
+        x: Axis { name: "guest memory", base: 2.0, tick: bytes },
+        y: time_axis("time"),
+        lines: vec![
+            line("eager copy", 1, false, points("eager", |row| row.p50_us)),
+            line("copy-on-write", 0, false, points("cow", |row| row.p50_us)),
+            line("its memory step", 0, true, points("cow", |row| row.ladder.get("map"))),
+        ],
+        marks: vec![],
+    }
+}
+
+fn ladder(report: &Report) -> BarPlot {
+    let rows = report.spawn.iter().filter(|row| row.memory == "cow");
+    let bars = rows.map(|row| {
+        let parts = row.ladder.0.iter().map(|step| (step.0.replace('_', " "), step.1));
+        (bytes(row.guest_bytes as f64), parts.collect())
+    });
+    BarPlot {
+        title: "Steps of a copy-on-write spawn, by guest memory",
+        axis: "time, sum of the steps' medians",
+        tick: time,
+        bars: bars.collect(),
+        legend: true,
+    }
+}
+
+fn cow_faults(report: &Report) -> LinePlot {
+    let line = |name, color, open, pattern: &str, memory: &str| {
+        let rows = report.cow_faults.iter();
+        let rows = rows.filter(|row| row.pattern == pattern && row.memory == memory);
+        let points = rows.map(|row| (row.fraction, row.clone_us + row.total_us)).collect();
+        Line { name, color, open, points }
+    };
+    let marks = report.crossover.iter().filter_map(|row| {
+        let word = format!("{}: {}", row.pattern, percent(row.fraction?));
+        Some((row.fraction?, row.total_us?, word))
+    });
+    // Two words on top of each other can't be read; the table has both.
+    let marks: Vec<_> = marks.take(1).collect();
+    LinePlot {
+        title: "Clone and writes together, by the part of 100 MiB written",
+        x: Axis { name: "part of the region written", base: 10.0, tick: percent },
+        y: time_axis("time"),
+        lines: vec![
+            line("copy-on-write, sequential", 0, false, "sequential", "cow"),
+            line("copy-on-write, scattered", 0, true, "scattered", "cow"),
+            line("eager copy, sequential", 1, false, "sequential", "eager"),
+            line("eager copy, scattered", 1, true, "scattered", "eager"),
+        ],
+        marks,
+    }
+}
+
+fn live_fork(report: &Report) -> LinePlot {
+    let line = |name, color, value: fn(&crate::sections::live_fork::LiveForkRow) -> f64| {
+        let rows = report.live_fork.iter().filter(|row| row.children == 1);
+        let points = rows.map(|row| (row.dirty_pages as f64, value(row))).collect();
+        Line { name, color, open: false, points }
+    };
+    LinePlot {
+        title: "Fork of a running guest, p50",
+        x: Axis { name: "pages that the parent has written", base: 10.0, tick: short },
+        y: time_axis("time"),
+        lines: vec![
+            line("child's first instruction", 2, |row| row.first_instruction_us),
+            line("parent's pause", 0, |row| row.parent_pause_us),
+        ],
+        marks: vec![],
+    }
+}
+
+fn density(report: &Report) -> BarPlot {
+    let parts = report.density.iter().flat_map(|density| &density.parts.0);
+    let bars = parts.map(|(name, size)| {
+        let name = name.replace('_', " ");
+        (name.clone(), vec![(name, *size)])
+    });
+    BarPlot {
+        title: "Host memory of a clone, by what it is",
+        axis: "memory",
+        tick: bytes,
+        bars: bars.collect(),
+        legend: false,
+    }
+}

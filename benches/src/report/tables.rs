@@ -1,0 +1,393 @@
+//! Tables of the figures, for the terminal and for the page.
+
+use super::Report;
+use super::units::{bytes, percent, short, time, times};
+use crate::plan::Section;
+use crate::sections::Steps;
+use crate::sections::density::Density;
+use crate::sections::hot_set::{HotSetFigures, WorkingSet};
+use crate::sections::reset::ResetFigures;
+
+/// A table with a title, and what to know to read it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// The title.
+    pub title: &'static str,
+    /// What to know.
+    pub note: String,
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// How many columns from the left hold words; the others hold numbers.
+    pub words: usize,
+    /// The cells.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(title: &'static str, note: &str, words: usize, columns: &[&str]) -> Self {
+        let columns = columns.iter().map(|&column| column.to_owned()).collect();
+        Self { title, note: note.to_owned(), columns, words, rows: Vec::new() }
+    }
+
+    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+}
+
+/// The tables of `section`; none if it was not measured.
+pub fn of(section: Section, report: &Report) -> Vec<Table> {
+    let tables = match section {
+        Section::Spawn => vec![spawn(report), ladder(report)],
+        Section::LiveFork => vec![live_fork(report), live_ladder(report)],
+        Section::CowFaults => vec![cow_faults(report), crossover(report)],
+        Section::ReadFaults => vec![read_faults(report)],
+        Section::HotSet => report.hot_set.iter().map(hot_set).collect(),
+        Section::Ledger => vec![ledger(report)],
+        Section::Density => report.density.iter().map(density).collect(),
+        Section::Teardown => vec![teardown(report)],
+        Section::Reset => report.reset.iter().map(reset).collect(),
+    };
+    tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
+}
+
+fn spawn(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Spawn: from the request to the first guest instruction",
+        "Copy-on-write and eager copy in turn, in the same run; every clone alive alone. All of \
+         the guest's memory was written before the snapshot.",
+        2,
+        &["guest", "memory", "n", "p50", "p90", "p99", "min", "eager/cow"],
+    );
+    for row in &report.spawn {
+        let memory = match row.memory {
+            "eager" => format!("eager: {}", row.strategy),
+            cow => cow.to_owned(),
+        };
+        table.row([
+            bytes(row.guest_bytes as f64),
+            memory,
+            row.n.to_string(),
+            time(row.p50_us),
+            time(row.p90_us),
+            time(row.p99_us),
+            time(row.min_us),
+            if row.memory == "eager" { times(row.ratio_to_cow) } else { String::new() },
+        ]);
+    }
+    table
+}
+
+fn ladder(report: &Report) -> Table {
+    let rows = report.spawn.iter().map(|row| {
+        let name = format!("{} {}", bytes(row.guest_bytes as f64), row.memory);
+        (name, row.p50_us, &row.ladder)
+    });
+    ladder_table(
+        "The ladder of a spawn",
+        "Median of each step, so that a row need not add up to its total. `memslot` is KVM's \
+         metadata, which grows with guest memory; `map` is the clone's memory itself.",
+        "clone",
+        rows,
+    )
+}
+
+fn live_ladder(report: &Report) -> Table {
+    let rows = report.live_fork.iter().map(|row| {
+        let name = format!("{} pages, {} to {}", row.dirty_pages, row.strategy, row.children);
+        (name, row.first_instruction_us, &row.ladder)
+    });
+    let note = "Median of each step of the first child. Of a fork to several, the time until \
+                they share a snapshot counts as `queue`.";
+    ladder_table("The ladder of a live fork", note, "fork", rows)
+}
+
+fn ladder_table<'a>(
+    title: &'static str,
+    note: &str,
+    what: &str,
+    rows: impl Iterator<Item = (String, f64, &'a Steps)>,
+) -> Table {
+    let mut table = Table::new(title, note, 1, &[what]);
+    for (name, total, steps) in rows {
+        if table.columns.len() == 1 {
+            table.columns.extend(steps.0.iter().map(|step| step.0.replace('_', " ")));
+            table.columns.push("total".to_owned());
+        }
+        let times = steps.0.iter().map(|step| time(step.1));
+        table.row([name].into_iter().chain(times).chain([time(total)]));
+    }
+    table
+}
+
+fn live_fork(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Live fork: a guest that runs is forked and runs on",
+        "The parent makes exits as fast as it can; its heartbeat went on after every fork. Times \
+         of children are from the request to the first instruction.",
+        1,
+        &[
+            "strategy",
+            "children",
+            "dirty pages",
+            "n",
+            "pause p50",
+            "pause p99",
+            "first child p50",
+            "p99",
+            "last child p50",
+        ],
+    );
+    for row in &report.live_fork {
+        table.row([
+            row.strategy.to_owned(),
+            row.children.to_string(),
+            row.dirty_pages.to_string(),
+            row.n.to_string(),
+            time(row.parent_pause_us),
+            time(row.parent_pause_p99_us),
+            time(row.first_instruction_us),
+            time(row.first_instruction_p99_us),
+            time(row.last_child_us),
+        ]);
+    }
+    table
+}
+
+fn cow_faults(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Writes: one word into each of some pages of 100 MiB, in a fresh clone of 256 MiB",
+        "Times by the guest's TSC, medians. `clone` is the spawn itself. Faults of KVM are those \
+         that it took for the guest; minor faults are the process's.",
+        2,
+        &[
+            "pattern",
+            "memory",
+            "written",
+            "pages",
+            "ns/page",
+            "writes",
+            "clone",
+            "both",
+            "KVM faults",
+            "minor faults",
+        ],
+    );
+    for row in &report.cow_faults {
+        table.row([
+            row.pattern.to_owned(),
+            row.memory.to_owned(),
+            percent(row.fraction),
+            row.pages.to_string(),
+            if row.pages == 0 { "-".to_owned() } else { format!("{:.0}", row.ns_per_page) },
+            time(row.total_us),
+            time(row.clone_us),
+            time(row.clone_us + row.total_us),
+            format!("{:.0}", row.page_faults),
+            format!("{:.0}", row.minor_faults),
+        ]);
+    }
+    table
+}
+
+fn crossover(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Crossover: from where an eager copy would have been cheaper",
+        "Clone and writes together, interpolated between the fractions measured.",
+        2,
+        &["pattern", "meaning", "of the region", "pages", "of the guest", "time"],
+    );
+    for row in &report.crossover {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
+        table.row([
+            row.pattern.to_owned(),
+            row.words.clone(),
+            or_none(row.fraction.map(percent)),
+            or_none(row.pages.map(|pages| pages.to_string())),
+            or_none(row.guest_fraction.map(percent)),
+            or_none(row.total_us.map(time)),
+        ]);
+    }
+    table
+}
+
+fn read_faults(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Reads: one word of each of some pages of 100 MiB, and then a write to the same pages",
+        "Times by the guest's TSC, medians.",
+        3,
+        &[
+            "operation",
+            "pattern",
+            "memory",
+            "visited",
+            "pages",
+            "ns/page",
+            "total",
+            "KVM faults",
+            "minor faults",
+        ],
+    );
+    for row in &report.read_faults {
+        table.row([
+            row.operation.to_owned(),
+            row.pattern.to_owned(),
+            row.memory.to_owned(),
+            percent(row.fraction),
+            row.pages.to_string(),
+            format!("{:.0}", row.ns_per_page),
+            time(row.total_us),
+            format!("{:.0}", row.page_faults),
+            format!("{:.0}", row.minor_faults),
+        ]);
+    }
+    table
+}
+
+fn hot_set(figures: &HotSetFigures) -> Table {
+    let mut table = Table::new(
+        "Hot set: pages copied before the first instruction",
+        "First writes in the guest. `copied ahead` is a page of the hot set, paid before the \
+         guest runs.",
+        1,
+        &[
+            "working set",
+            "pages",
+            "off ns/page",
+            "on ns/page",
+            "cheaper in the guest",
+            "copied ahead ns/page",
+            "all of it",
+            "cheaper altogether",
+        ],
+    );
+    let mut row = |name: &str, set: &WorkingSet| {
+        table.row([
+            name.to_owned(),
+            set.pages.to_string(),
+            format!("{:.0}", set.off_ns_per_page),
+            format!("{:.0}", set.on_ns_per_page),
+            times(set.ratio),
+            format!("{:.0}", set.apply_ns_per_page),
+            time(set.apply_us),
+            times(set.ratio_with_apply),
+        ]);
+    };
+    row("scattered over all memory", &figures.scattered);
+    row("in a row", &figures.clustered);
+    table
+}
+
+fn ledger(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Ledger: a clone of 256 MiB before and after it writes a tenth of its memory",
+        "From the page tables of the clone's mapping, after it has run.",
+        2,
+        &[
+            "memory",
+            "moment",
+            "written",
+            "private",
+            "shared",
+            "page tables",
+            "in huge pages",
+            "KVM faults",
+        ],
+    );
+    for row in &report.ledger {
+        let ledger = &row.ledger;
+        table.row([
+            row.memory.to_owned(),
+            row.moment.to_owned(),
+            row.written_pages.to_string(),
+            bytes(ledger.private_bytes as f64),
+            bytes(ledger.shared_bytes as f64),
+            bytes(ledger.page_table_bytes as f64),
+            bytes(ledger.huge_bytes as f64),
+            row.page_faults.to_string(),
+        ]);
+    }
+    table
+}
+
+/// What a part of a clone's memory is.
+pub fn part_meaning(part: &str) -> &'static str {
+    match part {
+        "vmalloc" => "KVM's metadata of the memslot",
+        "slab" => "VM, vCPU, irqchip and mappings",
+        "page_tables" => "the host's page tables of the clone",
+        "kvm_mmu" => "the guest's second-level or shadow page tables",
+        "kernel_stacks" => "the vCPU's thread in the kernel",
+        "percpu" => "counters of the VM",
+        "anon" => "pages that the guest and the VMM have written",
+        _ => "memory files",
+    }
+}
+
+fn density(density: &Density) -> Table {
+    let mut table = Table::new(
+        "Density: clones of 256 MiB alive at once, each having run",
+        "Growth of the kernel's own counters over all of them, by their number. Single pages \
+         that KVM takes outside of them (a few a vCPU) are not in the sum.",
+        2,
+        &["part", "what", "a clone"],
+    );
+    for (name, size) in &density.parts.0 {
+        table.row([name.replace('_', " "), part_meaning(name).to_owned(), bytes(*size)]);
+    }
+    let mut other = |name: &str, what: &str, figure: String| {
+        table.row([name.to_owned(), what.to_owned(), figure]);
+    };
+    other("sum", "", bytes(density.bytes_per_clone));
+    other("", "by which free memory fell", bytes(density.mem_free_bytes_per_clone));
+    other("", "clones", density.clones.to_string());
+    other("", "made a second", short(density.spawns_per_second));
+    other("", "spawn p50 of the first tenth", time(density.first_p50_us));
+    other("", "spawn p50 of the last tenth", time(density.last_p50_us));
+    other("", "closed, each", time(density.teardown_seconds * 1e6 / density.clones as f64));
+    let held = format!("{} + {}", density.descriptors_per_clone, density.mappings_per_clone);
+    other("", "descriptors + mappings, each", held);
+    table
+}
+
+fn teardown(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Teardown: from the kill until everything is gone",
+        "A VM closed within milliseconds of its making waits for the kernel (SRCU).",
+        1,
+        &["clone", "n", "p50", "p90", "p99", "min"],
+    );
+    for row in &report.teardown {
+        let figures = [row.p50_us, row.p90_us, row.p99_us, row.min_us].map(time);
+        table.row([row.clone.to_owned(), row.n.to_string()].into_iter().chain(figures));
+    }
+    table
+}
+
+fn reset(figures: &ResetFigures) -> Table {
+    let note = format!(
+        "The guest had written {} pages. The answer is to a trivial command, so that the guest \
+         has run.",
+        figures.dirty_pages
+    );
+    let mut table = Table::new(
+        "Reset: back to the snapshot in the same VM, against a new clone",
+        &note,
+        1,
+        &["", "n", "p50", "p99", "p50 to an answer"],
+    );
+    table.row([
+        "reset".to_owned(),
+        figures.n.to_string(),
+        time(figures.p50_us),
+        time(figures.p99_us),
+        time(figures.answer_p50_us),
+    ]);
+    table.row([
+        "new clone".to_owned(),
+        figures.n.to_string(),
+        time(figures.spawn_p50_us),
+        "-".to_owned(),
+        time(figures.spawn_answer_p50_us),
+    ]);
+    table
+}

@@ -1,0 +1,101 @@
+//! The report on the terminal.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use comfy_table::{CellAlignment, ContentArrangement, presets};
+
+use super::tables::Table;
+use super::units::bytes;
+use super::verdicts::Verdict;
+use super::{Report, Skipped};
+use crate::BenchError;
+use crate::host::HostFacts;
+
+/// Prints `text` and an end of line.
+pub fn say(text: &str) -> Result<(), BenchError> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(BenchError::Print)
+}
+
+/// On what it is measured, as names and values.
+pub fn facts(host: &HostFacts) -> Vec<(&'static str, String)> {
+    let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".to_owned());
+    let number = |number: Option<u64>| or_unknown(number.map(|number| number.to_string()));
+    let kvm = &host.kvm;
+    vec![
+        ("command", host.command.clone()),
+        ("date", host.date.clone()),
+        ("tine", host.tine.to_owned()),
+        ("cpu", format!("{}, {} cores", or_unknown(host.cpu.clone()), host.cores)),
+        ("memory", bytes(host.memory_bytes as f64)),
+        ("kernel", format!("{}, HZ {}", host.kernel, number(host.hz))),
+        (
+            "kvm",
+            format!(
+                "{}, guest ring 0 {} ({:.1} ns an instruction; ring 3 {:.1} ns)",
+                kvm.module, kvm.ring0, kvm.ring0_ns, kvm.ring3_ns
+            ),
+        ),
+        (
+            "pages",
+            format!(
+                "{}; THP {}, for memory files {}; huge pages {} reserved, {} free",
+                bytes(host.page_bytes as f64),
+                or_unknown(host.thp_enabled.clone()),
+                or_unknown(host.thp_shmem_enabled.clone()),
+                number(host.hugepages_total),
+                number(host.hugepages_free)
+            ),
+        ),
+        ("live VMs", host.live_vms.to_string()),
+    ]
+}
+
+/// The header.
+pub fn header(host: &HostFacts) -> String {
+    let mut text = String::from("tine bench\n");
+    for (name, value) in facts(host) {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "  {name:9} {value}");
+    }
+    text
+}
+
+/// A table.
+pub fn table(data: &Table) -> String {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(data.columns.clone())
+        .add_rows(data.rows.clone());
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= data.words {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let body = table.trim_fmt();
+    let body: String = body.lines().map(|line| format!("  {line}\n")).collect();
+    format!("{}\n  {}\n\n{body}", data.title, data.note)
+}
+
+/// Verdicts, a line each.
+pub fn verdicts(verdicts: &[Verdict]) -> String {
+    let line = |verdict: &Verdict| {
+        format!("  [{}] {}: {}\n", verdict.outcome.word(), verdict.claim, verdict.figures)
+    };
+    verdicts.iter().map(line).collect()
+}
+
+/// What was skipped, and how long it took.
+pub fn closing(report: &Report) -> String {
+    let mut text = String::new();
+    for Skipped { what, reason } in &report.skipped {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "skipped {what}: {reason}");
+    }
+    let _ = write!(text, "took {:.1} s", report.seconds);
+    text
+}

@@ -1,0 +1,177 @@
+//! Many clones alive at once: what each takes of the host's memory, part by part, and
+//! whether the last is made as fast as the first.
+//!
+//! `MemFree` is no measure of it: freed memory comes back late, and the page cache moves.
+//! The kernel's own counters of what it has handed out are exact once they have settled.
+
+use std::time::{Duration, Instant};
+
+use serde::{Serialize, Serializer};
+use tine_vmm::{Machine, MemoryMode};
+
+use super::GUEST_MIB;
+use crate::BenchError;
+use crate::limits::{Held, max_mappings, raise_descriptors};
+use crate::meminfo::MemInfo;
+use crate::plan::{Plan, Section};
+use crate::progress::Progress;
+use crate::rig::{Rig, total_us};
+use crate::stats::median;
+
+/// The kernel counts slabs and per-processor pages lazily.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+/// Many clones.
+#[derive(Clone, Debug, Serialize)]
+pub struct Density {
+    /// How many.
+    pub clones: u64,
+    /// Memory of each guest.
+    pub guest_bytes: u64,
+    /// Host memory that each takes beside the image that all share: the sum of the parts.
+    pub bytes_per_clone: f64,
+    /// The parts, bytes a clone.
+    pub parts: Parts,
+    /// By how much free memory fell, a clone. For comparison: it counts other things too.
+    pub mem_free_bytes_per_clone: f64,
+    /// Descriptors that each takes.
+    pub descriptors_per_clone: u64,
+    /// Mappings that each takes.
+    pub mappings_per_clone: u64,
+    /// Time to make them all, one after the other.
+    pub seconds: f64,
+    /// Clones made a second.
+    pub spawns_per_second: f64,
+    /// Median spawn of the first tenth.
+    pub first_p50_us: f64,
+    /// Median spawn of the last tenth.
+    pub last_p50_us: f64,
+    /// Time to close them all.
+    pub teardown_seconds: f64,
+}
+
+/// Bytes a clone, by what they are.
+#[derive(Clone, Debug, Default)]
+pub struct Parts(pub Vec<(&'static str, f64)>);
+
+impl Parts {
+    fn sum(&self) -> f64 {
+        self.0.iter().map(|part| part.1).sum()
+    }
+
+    /// What has grown from `before` to `after`, for each of `clones`. Fields that this
+    /// kernel does not have are left out.
+    fn between(before: &MemInfo, after: &MemInfo, clones: u64) -> Self {
+        let grown = |field: &str| Some(after.grown(before, field)? / clones as f64);
+        // Stacks of threads come from vmalloc and are counted in both, wherever
+        // vmalloc has grown at least as much.
+        let stacks = grown("KernelStack").unwrap_or(0.0);
+        let vmalloc =
+            grown("VmallocUsed").map(|all| if all >= stacks { all - stacks } else { all });
+        let parts = [
+            ("vmalloc", vmalloc),
+            ("slab", grown("Slab")),
+            ("page_tables", grown("PageTables")),
+            ("kvm_mmu", grown("SecPageTables")),
+            ("kernel_stacks", Some(stacks)),
+            ("percpu", grown("Percpu")),
+            ("anon", grown("AnonPages")),
+            ("shmem", grown("Shmem")),
+        ];
+        Self(parts.into_iter().filter_map(|(name, part)| Some((name, part?))).collect())
+    }
+}
+
+impl Serialize for Parts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+/// Makes the clones, lets the kernel settle, and counts.
+pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
+    let count = plan.clones();
+    let progress = Progress::start(Section::Density.name(), count as usize);
+    let snapshot = rig.snapshot(GUEST_MIB)?;
+    let held = Held::now()?;
+    // One that is not counted shows what each will hold, and fills caches.
+    let first = rig.spawn(&snapshot, MemoryMode::Cow)?;
+    let with_one = Held::now()?;
+    let descriptors = with_one.descriptors.saturating_sub(held.descriptors);
+    let mappings = with_one.mappings.saturating_sub(held.mappings);
+    check_limits(count, with_one, descriptors, mappings)?;
+
+    std::thread::sleep(SETTLE);
+    let before = MemInfo::read()?;
+    let mut clones: Vec<Machine> = Vec::with_capacity(count as usize);
+    let begun = Instant::now();
+    for _ in 0..count {
+        clones.push(rig.spawn(&snapshot, MemoryMode::Cow)?);
+        progress.step();
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    std::thread::sleep(SETTLE);
+    let after = MemInfo::read()?;
+
+    let totals = clones.iter().map(|clone| total_us(&clone.ladder(), "a spawn"));
+    let totals = totals.collect::<Result<Vec<_>, _>>()?;
+    let tenth = totals.len().div_ceil(10);
+    progress.say("closing them");
+    let closing = Instant::now();
+    drop(clones);
+    let teardown_seconds = closing.elapsed().as_secs_f64();
+    drop(first);
+
+    let parts = Parts::between(&before, &after, count);
+    let free = before.need("MemFree")? as f64 - after.need("MemFree")? as f64;
+    Ok(Density {
+        clones: count,
+        guest_bytes: GUEST_MIB << 20,
+        bytes_per_clone: parts.sum(),
+        parts,
+        mem_free_bytes_per_clone: free / count as f64,
+        descriptors_per_clone: descriptors,
+        mappings_per_clone: mappings,
+        seconds,
+        spawns_per_second: count as f64 / seconds,
+        first_p50_us: median(totals.iter().take(tenth).copied()),
+        last_p50_us: median(totals.iter().rev().take(tenth).copied()),
+        teardown_seconds,
+    })
+}
+
+/// Sees to it that the process may hold `clones` more, beside what it holds.
+fn check_limits(
+    clones: u64,
+    held: Held,
+    descriptors: u64,
+    mappings: u64,
+) -> Result<(), BenchError> {
+    // For the few that come and go.
+    const SPARE: u64 = 64;
+    let check = |what, held: u64, each: u64, limit: u64, setting| {
+        let needed = held + each * clones + SPARE;
+        if needed <= limit {
+            return Ok(());
+        }
+        Err(BenchError::Limit { clones, what, needed, limit, setting })
+    };
+    let limit = raise_descriptors()?;
+    check("descriptors", held.descriptors, descriptors, limit, "the hard limit, `ulimit -Hn`")?;
+    check("mappings", held.mappings, mappings, max_mappings()?, "the sysctl vm.max_map_count")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_clones_are_refused_with_the_limit() {
+        let held = Held { descriptors: 10, mappings: 100 };
+        check_limits(1, held, 2, 6).unwrap();
+        let error = check_limits(1 << 40, held, 2, 6).unwrap_err();
+        assert!(error.to_string().contains("descriptors"), "{error}");
+        let error = check_limits(1 << 40, held, 0, 6).unwrap_err();
+        assert!(error.to_string().contains("vm.max_map_count"), "{error}");
+    }
+}
