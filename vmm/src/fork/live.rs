@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::Ladder;
 use super::spawn::{finish, shell_for, timed};
 use crate::machine::{Machine, MachineError, MemoryMode, Parked, SpawnOptions};
+use crate::memory::GuestRam;
 use crate::memory::ram::Backing;
-use crate::memory::{GuestRam, Runs};
 use crate::snapshot::Snapshot;
 
 impl Machine {
@@ -84,21 +84,13 @@ impl Machine {
         let parked = self.park()?;
         let begun = Instant::now();
         self.freeze(&parked)?;
-        let state = parked.capture()?;
-        let dirty = self.copy_own_pages(&ram)?;
+        let (dirty, state) = ram.copy_from(&self.ram(), || parked.capture());
+        let (dirty, state) = (dirty?, state?);
         ladder.parent_pause = Some(parked.release());
         ladder.copy = begun.elapsed();
 
         ladder.dirty_pages = dirty.pages();
         finish(self.host(), shell, ram, &state, None, child, ladder)
-    }
-
-    /// Copies the pages that differ from the layers below into `child`.
-    fn copy_own_pages(&self, child: &GuestRam) -> Result<Runs, MachineError> {
-        let ram = self.ram();
-        let dirty = ram.dirty()?;
-        child.copy_from(&ram, &dirty)?;
-        Ok(dirty)
     }
 
     /// Makes the image of a machine that booted immutable, when it is first forked.

@@ -2,14 +2,19 @@
 
 use std::io;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use super::mapping::{Mapping, POPULATE_WRITE};
+use super::pagemap::{self, Want};
 use super::uffd::Uffd;
 use super::{ImageKind, MemoryError, PAGE_SIZE, Run, Runs};
 
 /// Pages below which a second thread costs more than it saves.
 const PAGES_A_THREAD: u64 = 256;
+/// Pages of memory that are looked through at once: 32 MiB, so that both cores have work to
+/// the end.
+const PAGES_A_PART: u64 = 8192;
 /// Pages that one call populates: a longer one would hold the address space's lock for
 /// milliseconds.
 const PAGES_A_CALL: u64 = 256;
@@ -23,8 +28,58 @@ pub enum Method {
     Memcpy,
 }
 
-/// Copies the pages `runs` of `source` to the same places of `target`, a private
-/// mapping of as many bytes that no guest uses yet, made of `pages`.
+/// Copies the pages that `source` has of its own to the same places of `target`, a private
+/// mapping of as many bytes that no guest uses yet, made of `pages`. Two cores look and
+/// copy, while the caller does `meanwhile` first. Returns which pages they were, and what
+/// that came to.
+pub fn own_pages<T>(
+    source: &Mapping,
+    target: &Mapping,
+    pages: ImageKind,
+    meanwhile: impl FnOnce() -> T,
+) -> (Result<Runs, MemoryError>, T) {
+    let uffd = uffd_for(target, pages);
+    let all = (source.bytes() / PAGE_SIZE) as u64;
+    let next = AtomicU64::new(0);
+    // Each takes the next part of memory that nobody has looked at, until none is left.
+    let look_and_copy = || -> Result<Vec<Runs>, MemoryError> {
+        let mut found = Vec::new();
+        loop {
+            let first = next.fetch_add(PAGES_A_PART, Ordering::Relaxed);
+            if first >= all {
+                return Ok(found);
+            }
+            let part = Run { first, pages: PAGES_A_PART.min(all - first) };
+            let runs = pagemap::find_in(source, part, Want::Private)?;
+            for run in runs.iter() {
+                let job = Job { from: run.first, run };
+                copy_run(source, target, uffd.as_ref(), &job)?;
+            }
+            found.push(runs);
+        }
+    };
+    thread::scope(|scope| {
+        // Where no thread can be had, the caller does it all.
+        let helper = thread::Builder::new().spawn_scoped(scope, look_and_copy).ok();
+        let value = meanwhile();
+        let mut found = look_and_copy();
+        if let Some(helper) = helper {
+            let others = helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            found = found.and_then(|mut own| {
+                own.extend(others?);
+                Ok(own)
+            });
+        }
+        let runs = found.map(|mut parts| {
+            parts.sort_unstable_by_key(Runs::end);
+            parts.iter().flat_map(Runs::iter).collect()
+        });
+        (runs, value)
+    })
+}
+
+/// Copies the pages `runs` of `source` to the same places of `target`, which is as in
+/// [`own_pages`].
 pub fn same_places(
     source: &Mapping,
     target: &Mapping,
@@ -119,13 +174,18 @@ fn copy(
     if jobs.is_empty() {
         return Ok(Method::Uffd);
     }
-    // Reserved huge pages could only be copied whole.
-    let uffd = match pages {
-        ImageKind::HugeTlb => None,
-        ImageKind::Small | ImageKind::TransparentHuge => Uffd::register(target).ok(),
-    };
+    let uffd = uffd_for(target, pages);
     in_parallel(jobs, |job| job.run.pages, |job| copy_run(source, target, uffd.as_ref(), job))?;
     Ok(if uffd.is_some() { Method::Uffd } else { Method::Memcpy })
+}
+
+/// A userfaultfd for `target`, where there can be one.
+fn uffd_for(target: &Mapping, pages: ImageKind) -> Option<Uffd> {
+    match pages {
+        // Reserved huge pages could only be copied whole.
+        ImageKind::HugeTlb => None,
+        ImageKind::Small | ImageKind::TransparentHuge => Uffd::register(target).ok(),
+    }
 }
 
 fn copy_run(

@@ -39,23 +39,39 @@ pub fn find(mapping: &Mapping, want: Want) -> Result<Runs, MemoryError> {
     find_by(method(), mapping, want)
 }
 
+/// The same in the part of `mapping` that `part` names.
+pub fn find_in(mapping: &Mapping, part: Run, want: Want) -> Result<Runs, MemoryError> {
+    find_part(method(), mapping, part, want)
+}
+
 /// The method that this kernel offers.
 pub fn method() -> Method {
     static METHOD: OnceLock<Method> = OnceLock::new();
     *METHOD.get_or_init(|| {
-        let offered =
-            Mapping::anonymous(PAGE_SIZE).is_ok_and(|page| scan(&page, Want::Private).is_ok());
+        let offered = Mapping::anonymous(PAGE_SIZE)
+            .is_ok_and(|page| scan(&page, Run { first: 0, pages: 1 }, Want::Private).is_ok());
         if offered { Method::Scan } else { Method::Read }
     })
 }
 
 /// The same by a named method, for tests and benchmarks.
 pub fn find_by(method: Method, mapping: &Mapping, want: Want) -> Result<Runs, MemoryError> {
+    let whole = Run { first: 0, pages: (mapping.bytes() / PAGE_SIZE) as u64 };
+    find_part(method, mapping, whole, want)
+}
+
+fn find_part(
+    method: Method,
+    mapping: &Mapping,
+    part: Run,
+    want: Want,
+) -> Result<Runs, MemoryError> {
+    let bytes = part.pages as usize * PAGE_SIZE;
+    assert!(part.end() as usize * PAGE_SIZE <= mapping.bytes(), "looking outside");
     let (name, found) = match method {
-        Method::Scan => ("PAGEMAP_SCAN", scan(mapping, want)),
-        Method::Read => ("/proc/self/pagemap", read(mapping, want)),
+        Method::Scan => ("PAGEMAP_SCAN", scan(mapping, part, want)),
+        Method::Read => ("/proc/self/pagemap", read(mapping, part, want)),
     };
-    let bytes = mapping.bytes();
     found.map_err(|source| MemoryError::Scan { method: name, bytes, source })
 }
 
@@ -98,10 +114,10 @@ fn pagemap() -> io::Result<File> {
     File::open("/proc/self/pagemap")
 }
 
-fn scan(mapping: &Mapping, want: Want) -> io::Result<Runs> {
+fn scan(mapping: &Mapping, part: Run, want: Want) -> io::Result<Runs> {
     let file = pagemap()?;
     let base = mapping.address() as u64;
-    let end = base + mapping.bytes() as u64;
+    let end = base + part.end() * PAGE_SIZE as u64;
     let mut regions = vec![PageRegion::default(); 1024];
     let (inverted, all, any) = match want {
         Want::Private => (PAGE_IS_FILE, PAGE_IS_FILE, PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
@@ -112,7 +128,7 @@ fn scan(mapping: &Mapping, want: Want) -> io::Result<Runs> {
     let mut arguments = ScanArguments {
         size: size_of::<ScanArguments>() as u64,
         flags: 0,
-        start: base,
+        start: base + part.first * PAGE_SIZE as u64,
         end,
         walk_end: 0,
         vec: regions.as_mut_ptr() as u64,
@@ -154,16 +170,16 @@ fn scan(mapping: &Mapping, want: Want) -> io::Result<Runs> {
     Ok(runs)
 }
 
-fn read(mapping: &Mapping, want: Want) -> io::Result<Runs> {
+fn read(mapping: &Mapping, part: Run, want: Want) -> io::Result<Runs> {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const FILE: u64 = 1 << 61;
     let file = pagemap()?;
     let first = mapping.address() as u64 / PAGE_SIZE as u64;
-    let pages = mapping.bytes() as u64 / PAGE_SIZE as u64;
+    let pages = part.end();
     let mut buffer = vec![0u8; 8 * 4096];
     let mut runs = Runs::new();
-    let mut page = 0;
+    let mut page = part.first;
     while page < pages {
         let count = (pages - page).min(4096) as usize;
         let chunk = &mut buffer[..8 * count];
@@ -226,6 +242,9 @@ mod tests {
             }
             prop_assert_eq!(find_by(Method::Scan, &mapping, Want::Private).unwrap(), set(&written));
             prop_assert_eq!(find_by(Method::Read, &mapping, Want::Private).unwrap(), set(&written));
+            let half = |first| find_in(&mapping, Run { first, pages: PAGES / 2 }, Want::Private);
+            let halves = half(0).unwrap().union(&half(PAGES / 2).unwrap());
+            prop_assert_eq!(halves, set(&written));
             let shared = find(&mapping, Want::Shared).unwrap();
             prop_assert_eq!(shared.minus(&set(&written)), shared.clone());
             prop_assert_eq!(set(&read).minus(&set(&written)).minus(&shared), Runs::new());

@@ -216,10 +216,23 @@ impl GuestRam {
         })
     }
 
-    /// Copies the pages `runs` of `parent`, which is parked, into this RAM, which no guest
-    /// uses yet.
-    pub fn copy_from(&self, parent: &Self, runs: &Runs) -> Result<copy::Method, MemoryError> {
-        copy::same_places(&parent.mapping, &self.mapping, runs, self.image.kind())
+    /// Copies the pages in which `parent`, which is parked, may differ from the layers below,
+    /// into this RAM, which no guest uses yet; does `meanwhile` at the same time. Returns
+    /// which pages they were, and what that came to.
+    pub fn copy_from<T>(
+        &self,
+        parent: &Self,
+        meanwhile: impl FnOnce() -> T,
+    ) -> (Result<Runs, MemoryError>, T) {
+        let pages = self.image.kind();
+        if parent.backing == Backing::CopyOnWrite {
+            return copy::own_pages(&parent.mapping, &self.mapping, pages, meanwhile);
+        }
+        let copied = parent.dirty().and_then(|dirty| {
+            copy::same_places(&parent.mapping, &self.mapping, &dirty, pages)?;
+            Ok(dirty)
+        });
+        (copied, meanwhile())
     }
 
     /// Room for the pages that this guest has of its own now, and a quarter more.
