@@ -40,6 +40,8 @@ pub struct HostFacts {
     pub hz: Option<u64>,
     /// Virtual machines that were alive when the suite began, as far as this user may see.
     pub live_vms: u64,
+    /// Load of the host when the suite began, mean of a minute: what else ran.
+    pub load: Option<f64>,
     /// The exact command.
     pub command: String,
     /// Version of tine.
@@ -89,6 +91,7 @@ impl HostFacts {
             hugepages_free: memory.get("HugePages_Free"),
             hz: ticks_a_second(),
             live_vms: live_vms(),
+            load: load(),
             command: command.to_owned(),
             tine: env!("CARGO_PKG_VERSION"),
             date: utc(now.as_secs()),
@@ -132,6 +135,10 @@ fn ticks_a_second() -> Option<u64> {
     let nanoseconds = u64::try_from(step.tv_nsec).ok().filter(|&ns| ns > 0)?;
     // A tick may be a few nanoseconds off, so the quotient is rounded.
     (done == 0 && step.tv_sec == 0).then(|| (1_000_000_000 + nanoseconds / 2) / nanoseconds)
+}
+
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// Descriptors of virtual machines that processes of this host have open.

@@ -1,6 +1,7 @@
 //! Bars that lie on their sides, made of parts.
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::lines::{COLORS, INK};
 use crate::BenchError;
@@ -55,14 +56,8 @@ impl BarPlot {
             .x_label_area_size(48)
             .y_label_area_size(120)
             .build_cartesian_2d(0.0..longest * 1.14, 0.0..count as f64)?;
-        root.draw(&Text::new(
-            self.title,
-            (WIDTH as i32 / 2, 10),
-            ("sans-serif", 20).into_font().color(&INK).pos(plotters::style::text_anchor::Pos::new(
-                plotters::style::text_anchor::HPos::Center,
-                plotters::style::text_anchor::VPos::Top,
-            )),
-        ))?;
+        let title = ("sans-serif", 20).into_font().color(&INK).pos(ABOVE);
+        root.draw(&Text::new(self.title, (WIDTH as i32 / 2, 10), title))?;
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -88,9 +83,9 @@ impl BarPlot {
                 from = to;
             }
             let (x, y) = chart.backend_coord(&(0.0, bottom + 0.5));
-            root.draw(&Text::new(name.clone(), (x - 10, y), font.clone().pos(at_right())))?;
+            root.draw(&Text::new(name.clone(), (x - 10, y), font.clone().pos(AT_RIGHT)))?;
             let (x, y) = chart.backend_coord(&(from, bottom + 0.5));
-            root.draw(&Text::new((self.tick)(from), (x + 8, y), font.clone().pos(at_left())))?;
+            root.draw(&Text::new((self.tick)(from), (x + 8, y), font.clone().pos(AT_LEFT)))?;
         }
         root.present()?;
         Ok(())
@@ -116,22 +111,16 @@ impl BarPlot {
             let (x, y) = (90 + STEP * column as i32, 44 + 22 * line as i32);
             let color = COLORS[index % COLORS.len()];
             root.draw(&Rectangle::new([(x, y - 6), (x + 14, y + 6)], color.filled()))?;
-            root.draw(&Text::new(name.clone(), (x + 20, y), font.clone().pos(at_left())))?;
+            root.draw(&Text::new(name.clone(), (x + 20, y), font.clone().pos(AT_LEFT)))?;
             shown += 1;
         }
         Ok(())
     }
 }
 
-fn at_left() -> plotters::style::text_anchor::Pos {
-    use plotters::style::text_anchor::{HPos, Pos, VPos};
-    Pos::new(HPos::Left, VPos::Center)
-}
-
-fn at_right() -> plotters::style::text_anchor::Pos {
-    use plotters::style::text_anchor::{HPos, Pos, VPos};
-    Pos::new(HPos::Right, VPos::Center)
-}
+const AT_LEFT: Pos = Pos { h_pos: HPos::Left, v_pos: VPos::Center };
+const AT_RIGHT: Pos = Pos { h_pos: HPos::Right, v_pos: VPos::Center };
+const ABOVE: Pos = Pos { h_pos: HPos::Center, v_pos: VPos::Top };
 
 fn length(parts: &[(String, f64)]) -> f64 {
     parts.iter().map(|part| part.1.max(0.0)).sum()

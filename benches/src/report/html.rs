@@ -49,8 +49,10 @@ const BY_HAND: &str = "\
 <p>The figures of one section, again:</p>
 <pre>tine bench --only spawn
 tine bench --only cow-faults --json faults.json</pre>
-<p>A clone and its steps, with the daemon (<code>tine serve</code>):</p>
-<pre>tine run --op dirty:100M          # a guest to look at, console attached
+<p>A clone and its steps, with the daemon:</p>
+<pre>tine serve --listen 127.0.0.1:7070 --token-file ./token &amp;
+export TINE_SERVER=127.0.0.1:7070 TINE_TOKEN_FILE=./token
+tine run --op dirty:100M          # a guest to look at, console attached
 tine spawn --memory 256           # a sandbox; then, with its id:
 tine workload ID dirty --bytes 100M
 tine fork ID --count 3
@@ -82,8 +84,7 @@ pub fn page(report: &Report) -> Result<String, BenchError> {
          <title>tine bench</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
          <h1>What a fork of a virtual machine costs</h1>\n\
          <p class=\"note\">Copy-on-write against an eager copy of memory, measured by \
-         <code>tine bench</code> in {seconds:.0} s. Every time ends at something that the guest \
-         did.</p>\n\
+         <code>tine bench</code> in {seconds:.0} s. Making a clone is timed to its first instruction.</p>\n\
          <section><h2>Host</h2>\n<dl>\n{facts}</dl>\n{skipped}</section>\n{body}\
          <section><h2>Reproduce by hand</h2>\n{BY_HAND}</section>\n</main>\n</body>\n</html>\n",
         seconds = report.seconds,
@@ -131,7 +132,7 @@ fn push_table(html: &mut String, table: &Table) {
         html,
         "<h3>{}</h3>\n<p class=\"note\">{}</p>\n<div class=\"wide\"><table>\n<tr>",
         escape(table.title),
-        escape(&table.note)
+        code(&table.note)
     );
     for (index, column) in table.columns.iter().enumerate() {
         let _ = write!(html, "<th{}>{}</th>", class(index), escape(column));
@@ -175,6 +176,16 @@ fn skipped(report: &Report) -> String {
     format!("<p class=\"note\">Not measured:{lines}</p>\n")
 }
 
+/// `text` made harmless, with what stands between backquotes as code.
+fn code(text: &str) -> String {
+    let parts = text.split('`').enumerate();
+    let parts = parts.map(|(index, part)| match index % 2 {
+        0 => escape(part),
+        _ => format!("<code>{}</code>", escape(part)),
+    });
+    parts.collect()
+}
+
 /// `text` with what HTML would take for markup made harmless.
 fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -188,4 +199,15 @@ fn escape(text: &str) -> String {
         }
     }
     safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_no_markup() {
+        assert_eq!(escape("a<b> & \"c\""), "a&lt;b&gt; &amp; &quot;c&quot;");
+        assert_eq!(code("the `<x>` step"), "the <code>&lt;x&gt;</code> step");
+    }
 }

@@ -3,6 +3,7 @@
 //! The axes are linear in the logarithm, so that ticks fall on powers and nowhere else.
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::BenchError;
 
@@ -10,7 +11,7 @@ use crate::BenchError;
 const SIZE: (u32, u32) = (860, 430);
 /// Blue, vermilion, green, orange, purple, sky: told apart by people who do not see all
 /// colours (Okabe and Ito).
-pub const COLORS: [RGBColor; 8] = [
+pub const COLORS: [RGBColor; 9] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -19,6 +20,7 @@ pub const COLORS: [RGBColor; 8] = [
     RGBColor(86, 180, 233),
     RGBColor(120, 120, 120),
     RGBColor(170, 140, 60),
+    RGBColor(60, 60, 140),
 ];
 pub const INK: RGBColor = RGBColor(40, 44, 52);
 const GRID: RGBColor = RGBColor(225, 228, 232);
@@ -143,11 +145,16 @@ impl LinePlot {
                 places.iter().map(|&place| Circle::new(place, 4, color.stroke_width(2))),
             )?;
         }
-        for (x, y, word) in &self.marks {
+        // Words of neighbours go to opposite sides.
+        let sides = [
+            (Pos::new(HPos::Left, VPos::Top), (8, 10)),
+            (Pos::new(HPos::Right, VPos::Bottom), (-8, -12)),
+        ];
+        for ((x, y, word), (anchor, offset)) in self.marks.iter().zip(sides.into_iter().cycle()) {
             let place = (self.x.at(*x), self.y.at(*y));
             chart.draw_series([EmptyElement::at(place)
                 + Circle::new((0, 0), 7, INK.stroke_width(2))
-                + Text::new(word.clone(), (12, 8), font.clone())])?;
+                + Text::new(word.clone(), offset, font.clone().pos(anchor))])?;
         }
         chart
             .configure_series_labels()

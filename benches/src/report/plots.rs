@@ -3,7 +3,7 @@
 use super::Report;
 use super::bars::BarPlot;
 use super::lines::{Axis, Line, LinePlot};
-use super::units::{bytes, percent, short, time};
+use super::units::{bytes, percent, short};
 use crate::BenchError;
 use crate::plan::Section;
 
@@ -20,6 +20,7 @@ pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> 
 }
 
 const TIME: fn(f64) -> String = |us| match us {
+    0.0 => "0".to_owned(),
     us if us < 1e3 => format!("{} us", short(us)),
     us if us < 1e6 => format!("{} ms", short(us / 1e3)),
     us => format!("{} s", short(us / 1e6)),
@@ -57,7 +58,7 @@ fn ladder(report: &Report) -> BarPlot {
     BarPlot {
         title: "Steps of a copy-on-write spawn, by guest memory",
         axis: "time, sum of the steps' medians",
-        tick: time,
+        tick: TIME,
         bars: bars.collect(),
         legend: true,
     }
@@ -74,8 +75,6 @@ fn cow_faults(report: &Report) -> LinePlot {
         let word = format!("{}: {}", row.pattern, percent(row.fraction?));
         Some((row.fraction?, row.total_us?, word))
     });
-    // Two words on top of each other can't be read; the table has both.
-    let marks: Vec<_> = marks.take(1).collect();
     LinePlot {
         title: "Clone and writes together, by the part of 100 MiB written",
         x: Axis { name: "part of the region written", base: 10.0, tick: percent },
@@ -86,7 +85,7 @@ fn cow_faults(report: &Report) -> LinePlot {
             line("eager copy, sequential", 1, false, "sequential", "eager"),
             line("eager copy, scattered", 1, true, "scattered", "eager"),
         ],
-        marks,
+        marks: marks.collect(),
     }
 }
 

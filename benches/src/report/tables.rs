@@ -93,12 +93,12 @@ fn ladder(report: &Report) -> Table {
 
 fn live_ladder(report: &Report) -> Table {
     let rows = report.live_fork.iter().map(|row| {
-        let name = format!("{} pages, {} to {}", row.dirty_pages, row.strategy, row.children);
+        let name = format!("{}, {} to {}", row.dirty_pages, row.strategy, row.children);
         (name, row.first_instruction_us, &row.ladder)
     });
     let note = "Median of each step of the first child. Of a fork to several, the time until \
                 they share a snapshot counts as `queue`.";
-    ladder_table("The ladder of a live fork", note, "fork", rows)
+    ladder_table("The ladder of a live fork", note, "dirty pages", rows)
 }
 
 fn ladder_table<'a>(
@@ -108,13 +108,16 @@ fn ladder_table<'a>(
     rows: impl Iterator<Item = (String, f64, &'a Steps)>,
 ) -> Table {
     let mut table = Table::new(title, note, 1, &[what]);
-    for (name, total, steps) in rows {
-        if table.columns.len() == 1 {
-            table.columns.extend(steps.0.iter().map(|step| step.0.replace('_', " ")));
-            table.columns.push("total".to_owned());
-        }
-        let times = steps.0.iter().map(|step| time(step.1));
-        table.row([name].into_iter().chain(times).chain([time(total)]));
+    let rows: Vec<_> = rows.collect();
+    // Steps that none of them took would only make the table wide.
+    let all = rows.first().map_or(&[][..], |row| &row.2.0);
+    let taken = |name: &&str| rows.iter().any(|row| row.2.get(name) > 0.0);
+    let names: Vec<&str> = all.iter().map(|step| step.0).filter(taken).collect();
+    table.columns.extend(names.iter().map(|name| name.replace('_', " ")));
+    table.columns.push("total".to_owned());
+    for (clone, total, steps) in &rows {
+        let times = names.iter().map(|name| time(steps.get(name)));
+        table.row([clone.clone()].into_iter().chain(times).chain([time(*total)]));
     }
     table
 }
@@ -194,7 +197,7 @@ fn crossover(report: &Report) -> Table {
         "Crossover: from where an eager copy would have been cheaper",
         "Clone and writes together, interpolated between the fractions measured.",
         2,
-        &["pattern", "meaning", "of the region", "pages", "of the guest", "time"],
+        &["pattern", "meaning", "region", "pages", "guest", "time"],
     );
     for row in &report.crossover {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
@@ -246,18 +249,18 @@ fn read_faults(report: &Report) -> Table {
 fn hot_set(figures: &HotSetFigures) -> Table {
     let mut table = Table::new(
         "Hot set: pages copied before the first instruction",
-        "First writes in the guest. `copied ahead` is a page of the hot set, paid before the \
-         guest runs.",
+        "First writes in the guest, without the hot set and with it. `ahead` is what copying \
+         ahead takes before the guest runs.",
         1,
         &[
             "working set",
             "pages",
             "off ns/page",
             "on ns/page",
-            "cheaper in the guest",
-            "copied ahead ns/page",
-            "all of it",
-            "cheaper altogether",
+            "cheaper",
+            "ahead ns/page",
+            "ahead, all",
+            "cheaper in all",
         ],
     );
     let mut row = |name: &str, set: &WorkingSet| {

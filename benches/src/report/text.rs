@@ -49,6 +49,7 @@ pub fn facts(host: &HostFacts) -> Vec<(&'static str, String)> {
             ),
         ),
         ("live VMs", host.live_vms.to_string()),
+        ("load", or_unknown(host.load.map(|load| format!("{load:.2}")))),
     ]
 }
 

@@ -42,12 +42,11 @@ fn find(rows: &[FaultRow], pattern: &'static str) -> Crossover {
     let pages = fraction.map(|fraction| (fraction * REGION_PAGES as f64).round() as u64);
     let guest_pages = ((GUEST_MIB << 20) / PAGE_SIZE) as f64;
     let words = match fraction {
-        Some(fraction) => format!(
-            "eager copying is cheaper once the clone writes more than {:.1} % of the region",
-            fraction * 100.0
-        ),
+        Some(fraction) => {
+            format!("eager copy is cheaper above {:.1} % of the region", fraction * 100.0)
+        }
         None if cheaper_from_the_start(&cow, &eager) => {
-            "eager copying is cheaper even if nothing is written".to_owned()
+            "eager copy is cheaper even if nothing is written".to_owned()
         }
         None => "copy-on-write is cheaper even if the whole region is written".to_owned(),
     };

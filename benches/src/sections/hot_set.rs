@@ -19,16 +19,16 @@ use crate::stats::{Summary, median, microseconds};
 /// Pages of the working set.
 const PAGES: u64 = 2000;
 
-/// A scattered working set, and one that lies together.
+/// A working set that lies together, and a scattered one.
 #[derive(Clone, Debug, Serialize)]
 pub struct HotSetFigures {
     /// Guest memory.
     pub guest_bytes: u64,
-    /// Pages scattered over all memory.
+    /// Pages in a row, as a program that keeps hot data together has them.
     #[serde(flatten)]
-    pub scattered: WorkingSet,
-    /// As many pages in a row.
     pub clustered: WorkingSet,
+    /// As many pages scattered over all memory.
+    pub scattered: WorkingSet,
 }
 
 /// The first writes to one working set.
@@ -64,8 +64,8 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<HotSetFigures, BenchError> {
     let clustered = Selection::sequential(all / 2, PAGES);
     Ok(HotSetFigures {
         guest_bytes: GUEST_MIB << 20,
-        scattered: measure(rig, &snapshot, scattered, rounds, &progress)?,
         clustered: measure(rig, &snapshot, clustered, rounds, &progress)?,
+        scattered: measure(rig, &snapshot, scattered, rounds, &progress)?,
     })
 }
 
