@@ -9,6 +9,7 @@
 // Tests may stop at what surprises them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod cgroup;
 mod error;
 mod host;
 mod limits;

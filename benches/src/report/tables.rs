@@ -43,7 +43,9 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::ReadFaults => vec![read_faults(report)],
         Section::HotSet => report.hot_set.iter().map(hot_set).collect(),
         Section::Ledger => vec![ledger(report)],
-        Section::Density => report.density.iter().map(density).collect(),
+        Section::Density => {
+            report.density.iter().flat_map(|figures| [density(figures), crowd(figures)]).collect()
+        }
         Section::Teardown => vec![teardown(report)],
         Section::Reset => report.reset.iter().map(reset).collect(),
     };
@@ -319,8 +321,9 @@ pub fn part_meaning(part: &str) -> &'static str {
         "slab" => "VM, vCPU, irqchip and mappings",
         "page_tables" => "the host's page tables of the clone",
         "kvm_mmu" => "the guest's second-level or shadow page tables",
-        "kernel_stacks" => "the vCPU's thread in the kernel",
+        "kernel_stacks" => "two threads: the vCPU's and KVM's own",
         "percpu" => "counters of the VM",
+        "kernel_pages" => "single pages of KVM, most of them kept ready by its MMU",
         "anon" => "pages that the guest and the VMM have written",
         _ => "memory files",
     }
@@ -329,8 +332,8 @@ pub fn part_meaning(part: &str) -> &'static str {
 fn density(density: &Density) -> Table {
     let mut table = Table::new(
         "Density: clones of 256 MiB alive at once, each having run",
-        "Growth of the kernel's own counters over all of them, by their number. Single pages \
-         that KVM takes outside of them (a few a vCPU) are not in the sum.",
+        "Growth of /proc/meminfo over all of them, by their number; `kernel pages` is what the \
+         memory controller charged beyond that. Where it does not tell, the sum lacks them.",
         2,
         &["part", "what", "a clone"],
     );
@@ -344,12 +347,19 @@ fn density(density: &Density) -> Table {
     other("", "by which free memory fell", bytes(density.mem_free_bytes_per_clone));
     other("", "clones", density.clones.to_string());
     other("", "made a second", short(density.spawns_per_second));
-    other("", "spawn p50 of the first tenth", time(density.first_p50_us));
-    other("", "spawn p50 of the last tenth", time(density.last_p50_us));
     other("", "closed, each", time(density.teardown_seconds * 1e6 / density.clones as f64));
     let held = format!("{} + {}", density.descriptors_per_clone, density.mappings_per_clone);
     other("", "descriptors + mappings, each", held);
     table
+}
+
+fn crowd(density: &Density) -> Table {
+    let rows = [
+        ("the first tenth".to_owned(), density.first_p50_us, &density.first_ladder),
+        ("the last tenth".to_owned(), density.last_p50_us, &density.last_ladder),
+    ];
+    let note = "Median of each step, while the clones made before are alive.";
+    ladder_table("The ladder of a spawn among many", note, "clones", rows.into_iter())
 }
 
 fn teardown(report: &Report) -> Table {

@@ -2,15 +2,17 @@
 //! whether the last is made as fast as the first.
 //!
 //! `MemFree` is no measure of it: freed memory comes back late, and the page cache moves.
-//! The kernel's own counters of what it has handed out are exact once they have settled.
+//! The kernel's own counters of what it has handed out are exact once they have settled,
+//! and the memory controller knows what they leave out.
 
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
-use tine_vmm::{Machine, MemoryMode};
+use tine_vmm::{Ladder, Machine, MemoryMode};
 
-use super::GUEST_MIB;
+use super::{GUEST_MIB, Steps};
 use crate::BenchError;
+use crate::cgroup::kernel_bytes;
 use crate::limits::{Held, max_mappings, raise_descriptors};
 use crate::meminfo::MemInfo;
 use crate::plan::{Plan, Section};
@@ -29,6 +31,8 @@ pub struct Density {
     /// Memory of each guest.
     pub guest_bytes: u64,
     /// Host memory that each takes beside the image that all share: the sum of the parts.
+    /// Where there is no part `kernel_pages`, the memory controller does not tell, and
+    /// it is too little by that.
     pub bytes_per_clone: f64,
     /// The parts, bytes a clone.
     pub parts: Parts,
@@ -46,6 +50,10 @@ pub struct Density {
     pub first_p50_us: f64,
     /// Median spawn of the last tenth.
     pub last_p50_us: f64,
+    /// Medians of the first tenth's steps.
+    pub first_ladder: Steps,
+    /// Medians of the last tenth's steps.
+    pub last_ladder: Steps,
     /// Time to close them all.
     pub teardown_seconds: f64,
 }
@@ -61,24 +69,49 @@ impl Parts {
 
     /// What has grown from `before` to `after`, for each of `clones`. Fields that this
     /// kernel does not have are left out.
-    fn between(before: &MemInfo, after: &MemInfo, clones: u64) -> Self {
-        let grown = |field: &str| Some(after.grown(before, field)? / clones as f64);
+    fn between(before: &Reading, after: &Reading, clones: u64) -> Self {
+        let each = |bytes: f64| bytes / clones as f64;
+        let grown = |field: &str| after.memory.grown(&before.memory, field).map(each);
         // Stacks of threads come from vmalloc and are counted in both, wherever
         // vmalloc has grown at least as much.
         let stacks = grown("KernelStack").unwrap_or(0.0);
         let vmalloc =
             grown("VmallocUsed").map(|all| if all >= stacks { all - stacks } else { all });
-        let parts = [
+        let kernel = [
             ("vmalloc", vmalloc),
             ("slab", grown("Slab")),
             ("page_tables", grown("PageTables")),
             ("kvm_mmu", grown("SecPageTables")),
             ("kernel_stacks", Some(stacks)),
             ("percpu", grown("Percpu")),
-            ("anon", grown("AnonPages")),
-            ("shmem", grown("Shmem")),
         ];
-        Self(parts.into_iter().filter_map(|(name, part)| Some((name, part?))).collect())
+        let counted: f64 = kernel.iter().filter_map(|part| part.1).sum();
+        // Less than is counted anyway means that the controller does not see the process.
+        let charged = match (before.charged, after.charged) {
+            (Some(before), Some(after)) => Some(each(after as f64 - before as f64)),
+            _ => None,
+        };
+        let direct = charged.map(|charged| charged - counted).filter(|&direct| direct >= 0.0);
+        let rest =
+            [("kernel_pages", direct), ("anon", grown("AnonPages")), ("shmem", grown("Shmem"))];
+        let parts = kernel.into_iter().chain(rest);
+        Self(parts.filter_map(|(name, part)| Some((name, part?))).collect())
+    }
+}
+
+/// What the kernel has handed out at one moment.
+#[derive(Clone, Debug)]
+struct Reading {
+    memory: MemInfo,
+    /// Kernel memory charged to the control group, where it is known.
+    charged: Option<u64>,
+}
+
+impl Reading {
+    /// Waits until the counters have settled, and reads them.
+    fn settled() -> Result<Self, BenchError> {
+        std::thread::sleep(SETTLE);
+        Ok(Self { memory: MemInfo::read()?, charged: kernel_bytes() })
     }
 }
 
@@ -101,8 +134,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
     let mappings = with_one.mappings.saturating_sub(held.mappings);
     check_limits(count, with_one, descriptors, mappings)?;
 
-    std::thread::sleep(SETTLE);
-    let before = MemInfo::read()?;
+    let before = Reading::settled()?;
     let mut clones: Vec<Machine> = Vec::with_capacity(count as usize);
     let begun = Instant::now();
     for _ in 0..count {
@@ -110,12 +142,16 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
         progress.step();
     }
     let seconds = begun.elapsed().as_secs_f64();
-    std::thread::sleep(SETTLE);
-    let after = MemInfo::read()?;
+    let after = Reading::settled()?;
 
-    let totals = clones.iter().map(|clone| total_us(&clone.ladder(), "a spawn"));
-    let totals = totals.collect::<Result<Vec<_>, _>>()?;
-    let tenth = totals.len().div_ceil(10);
+    let ladders: Vec<Ladder> = clones.iter().map(Machine::ladder).collect();
+    let tenth = ladders.len().div_ceil(10);
+    let (first_ladders, last_ladders) = (&ladders[..tenth], &ladders[ladders.len() - tenth..]);
+    let p50 = |ladders: &[Ladder]| -> Result<f64, BenchError> {
+        let totals = ladders.iter().map(|ladder| total_us(ladder, "a spawn"));
+        Ok(median(totals.collect::<Result<Vec<_>, _>>()?))
+    };
+    let (first_p50_us, last_p50_us) = (p50(first_ladders)?, p50(last_ladders)?);
     progress.say("closing them");
     let closing = Instant::now();
     drop(clones);
@@ -123,7 +159,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
     drop(first);
 
     let parts = Parts::between(&before, &after, count);
-    let free = before.need("MemFree")? as f64 - after.need("MemFree")? as f64;
+    let free = -after.memory.grown(&before.memory, "MemFree").unwrap_or(f64::NAN);
     Ok(Density {
         clones: count,
         guest_bytes: GUEST_MIB << 20,
@@ -134,8 +170,10 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
         mappings_per_clone: mappings,
         seconds,
         spawns_per_second: count as f64 / seconds,
-        first_p50_us: median(totals.iter().take(tenth).copied()),
-        last_p50_us: median(totals.iter().rev().take(tenth).copied()),
+        first_p50_us,
+        last_p50_us,
+        first_ladder: Steps::of(first_ladders),
+        last_ladder: Steps::of(last_ladders),
         teardown_seconds,
     })
 }
