@@ -33,7 +33,7 @@ pub const TSS_LIMIT: u32 = 104 + 8192;
 /// Top of the stack in a vCPU's area. It shares a page with the mailbox and the
 /// clock, so that a clone at work has to copy one page for all three.
 pub const STACK_TOP_OFFSET: u64 = 0x7800;
-/// The mailbox in a vCPU's area: words indexed by the constants of [`mailbox`].
+/// The mailbox in a vCPU's area: words indexed by the constants of [`mod@mailbox`].
 pub const MAILBOX_OFFSET: u64 = 0x7800;
 /// The paravirtual clock (`pvclock_vcpu_time_info`) in a vCPU's area.
 pub const CLOCK_OFFSET: u64 = 0x7c00;

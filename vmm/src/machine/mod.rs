@@ -1,7 +1,7 @@
 //! A machine: memory, vCPUs and devices that run together.
 //!
-//! [`gate`] decides when vCPUs run; [`vcpu`] is the thread of one; [`workload`] gives the
-//! embedded guest its commands; [`lifecycle`] holds what is done to a machine as a whole.
+//! `gate` decides when vCPUs run; `vcpu` is the thread of one; `workload` gives the
+//! embedded guest its commands; `lifecycle` holds what is done to a machine as a whole.
 
 mod config;
 mod error;
