@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tine_abi::command::{Command, Op};
 use tine_abi::layout::{RAM_BASE, data_bytes};
 use tine_abi::pattern::Selection;
@@ -20,6 +20,8 @@ use tine_vmm::{KvmHost, Machine, MachineConfig, Snapshot, SpawnOptions};
 
 /// Sizes of guests, MiB.
 const SIZES: [u64; 3] = [64, 256, 1024];
+/// How old a VM must be to be closed without waiting for the kernel.
+const AGE: Duration = Duration::from_millis(60);
 
 fn host() -> Arc<KvmHost> {
     Arc::new(KvmHost::open().unwrap())
@@ -56,7 +58,8 @@ fn map(criterion: &mut Criterion) {
     }
 }
 
-/// Making a VM with memslot, irqchip and a vCPU. Closing it is not timed.
+/// Making a VM with memslot, irqchip and a vCPU. Closing it is not timed, and comes late
+/// enough not to disturb the next.
 fn shell(criterion: &mut Criterion) {
     let host = host();
     let mut group = criterion.benchmark_group("make a shell");
@@ -65,11 +68,17 @@ fn shell(criterion: &mut Criterion) {
         let ram = GuestRam::copy_on_write(&snapshot.image, RAM_BASE).unwrap();
         let config = ShellConfig { vcpus: 1, slots: vec![slot(&ram)], pit: false };
         group.bench_function(BenchmarkId::from_parameter(format!("{mib} MiB")), |bencher| {
-            bencher.iter_batched(
-                || (),
-                |()| Shell::new(&host, &config).unwrap(),
-                BatchSize::PerIteration,
-            );
+            bencher.iter_custom(|iterations| {
+                let mut sum = Duration::ZERO;
+                for _ in 0..iterations {
+                    let begun = Instant::now();
+                    let shell = Shell::new(&host, &config).unwrap();
+                    sum += begun.elapsed();
+                    std::thread::sleep(AGE);
+                    drop(shell);
+                }
+                sum
+            });
         });
     }
 }
@@ -145,7 +154,7 @@ fn teardown(criterion: &mut Criterion) {
             let mut sum = Duration::ZERO;
             for _ in 0..iterations {
                 let clone = Machine::spawn(&host, &snapshot, SpawnOptions::new()).unwrap();
-                std::thread::sleep(Duration::from_millis(60));
+                std::thread::sleep(AGE);
                 let begun = Instant::now();
                 drop(clone);
                 sum += begun.elapsed();

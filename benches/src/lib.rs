@@ -1,9 +1,9 @@
 //! What forks of virtual machines and copy-on-write faults cost against an eager copy,
 //! measured on the host at hand with real guests.
 //!
-//! One file of [`sections`] measures one thing and returns figures; [`report`] makes
-//! text, JSON and a page with plots of them, and holds them against the claims that are
-//! made for `fork(2)`. [`rig`] makes guests, [`plan`] says how many and how large.
+//! One file of `sections` measures one thing and returns figures; `report` makes text,
+//! JSON and a page with plots of them, and holds them against the claims that are made for
+//! `fork(2)`. `rig` makes guests, `plan` says how many and how large.
 
 #![warn(missing_docs)]
 // Tests may stop at what surprises them.

@@ -1,23 +1,31 @@
-//! What the kernel says about the host's memory.
+//! What the kernel says about the host's memory, and this process's.
 
 use std::fs;
 
 use crate::BenchError;
 
-const PATH: &str = "/proc/meminfo";
-
-/// One reading of /proc/meminfo.
+/// One reading of /proc/meminfo, or of a file of the same form.
 #[derive(Clone, Debug)]
 pub struct MemInfo {
+    path: &'static str,
     text: String,
 }
 
 impl MemInfo {
-    /// Reads it now.
+    /// The host's memory now.
     pub fn read() -> Result<Self, BenchError> {
-        let text = fs::read_to_string(PATH)
-            .map_err(|source| BenchError::Read { path: PATH.into(), source })?;
-        Ok(Self { text })
+        Self::from("/proc/meminfo")
+    }
+
+    /// The memory of this process now.
+    pub fn own() -> Result<Self, BenchError> {
+        Self::from("/proc/self/status")
+    }
+
+    fn from(path: &'static str) -> Result<Self, BenchError> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| BenchError::Read { path: path.into(), source })?;
+        Ok(Self { path, text })
     }
 
     /// The field `name`, in bytes, or as a number where it has no unit. None when this
@@ -34,7 +42,7 @@ impl MemInfo {
 
     /// The field `name`, which every kernel has.
     pub fn need(&self, name: &'static str) -> Result<u64, BenchError> {
-        self.get(name).ok_or(BenchError::Missing { path: PATH.into(), what: name })
+        self.get(name).ok_or(BenchError::Missing { path: self.path.into(), what: name })
     }
 
     /// By how much the field `name` is larger than in `earlier`, in bytes.
@@ -49,12 +57,13 @@ mod tests {
 
     #[test]
     fn fields_have_units_or_none() {
-        let info = |text: &str| MemInfo { text: text.to_owned() };
+        let info = |text: &str| MemInfo { path: "meminfo", text: text.to_owned() };
         let before = info("MemTotal:       24683520 kB\nHugePages_Total:       3\nSlab: 10 kB\n");
         assert_eq!(before.get("MemTotal"), Some(24_683_520 << 10));
         assert_eq!(before.get("HugePages_Total"), Some(3));
         assert_eq!(before.get("Mem"), None);
         assert_eq!(info("Slab: 8 kB\n").grown(&before, "Slab"), Some(-2048.0));
         assert!(matches!(before.need("MemFree"), Err(BenchError::Missing { .. })));
+        assert!(MemInfo::own().unwrap().need("RssAnon").unwrap() > 0);
     }
 }

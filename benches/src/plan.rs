@@ -146,7 +146,7 @@ impl Plan {
 
     /// Clones with and without a hot set.
     pub fn hot_set_rounds(&self) -> usize {
-        self.choose(7, 31)
+        self.choose(5, 31)
     }
 
     /// Clones alive at once.
@@ -156,7 +156,7 @@ impl Plan {
 
     /// Clones that are closed.
     pub fn teardowns(&self) -> usize {
-        self.choose(15, 100)
+        self.choose(10, 100)
     }
 
     /// Resets.

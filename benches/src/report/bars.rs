@@ -41,8 +41,9 @@ impl BarPlot {
 
     fn draw(&self, svg: &mut String, longest: f64) -> Result<(), Box<dyn std::error::Error>> {
         let count = self.bars.len();
-        let legend_height = if self.legend { 58 } else { 0 };
-        let size = (WIDTH, BAR * count as u32 + 110 + legend_height);
+        // The title stands there too.
+        let head = if self.legend { 58 } else { 28 };
+        let size = (WIDTH, BAR * count as u32 + 110 + head);
         let root = SVGBackend::with_string(svg, size).into_drawing_area();
         root.fill(&WHITE)?;
         let font = ("sans-serif", 16).into_font().color(&INK);
@@ -51,7 +52,7 @@ impl BarPlot {
         }
         let mut chart = ChartBuilder::on(&root)
             .margin(14)
-            .margin_top(14 + legend_height)
+            .margin_top(14 + head)
             .margin_right(28)
             .x_label_area_size(48)
             .y_label_area_size(120)

@@ -111,12 +111,12 @@ fn density(report: &Report) -> BarPlot {
     let parts = report.density.iter().flat_map(|density| &density.parts.0);
     let bars = parts.map(|(name, size)| {
         let name = name.replace('_', " ");
-        (name.clone(), vec![(name, *size)])
+        (name.clone(), vec![(name, size / 1024.0)])
     });
     BarPlot {
         title: "Host memory of a clone, by what it is",
         axis: "memory",
-        tick: bytes,
+        tick: |kib| format!("{} KiB", short(kib)),
         bars: bars.collect(),
         legend: false,
     }

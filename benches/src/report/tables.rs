@@ -332,8 +332,9 @@ pub fn part_meaning(part: &str) -> &'static str {
 fn density(density: &Density) -> Table {
     let mut table = Table::new(
         "Density: clones of 256 MiB alive at once, each having run",
-        "Growth of /proc/meminfo over all of them, by their number; `kernel pages` is what the \
-         memory controller charged beyond that. Where it does not tell, the sum lacks them.",
+        "Growth of the kernel's counters over all of them, by their number, so keep the host \
+         quiet; `kernel pages` is what the memory controller charged beyond them. Where it does \
+         not tell, the sum lacks it.",
         2,
         &["part", "what", "a clone"],
     );

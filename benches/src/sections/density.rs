@@ -72,6 +72,7 @@ impl Parts {
     fn between(before: &Reading, after: &Reading, clones: u64) -> Self {
         let each = |bytes: f64| bytes / clones as f64;
         let grown = |field: &str| after.memory.grown(&before.memory, field).map(each);
+        let own = |field: &str| after.own.grown(&before.own, field).map(each);
         // Stacks of threads come from vmalloc and are counted in both, wherever
         // vmalloc has grown at least as much.
         let stacks = grown("KernelStack").unwrap_or(0.0);
@@ -80,7 +81,7 @@ impl Parts {
         let kernel = [
             ("vmalloc", vmalloc),
             ("slab", grown("Slab")),
-            ("page_tables", grown("PageTables")),
+            ("page_tables", own("VmPTE")),
             ("kvm_mmu", grown("SecPageTables")),
             ("kernel_stacks", Some(stacks)),
             ("percpu", grown("Percpu")),
@@ -92,8 +93,7 @@ impl Parts {
             _ => None,
         };
         let direct = charged.map(|charged| charged - counted).filter(|&direct| direct >= 0.0);
-        let rest =
-            [("kernel_pages", direct), ("anon", grown("AnonPages")), ("shmem", grown("Shmem"))];
+        let rest = [("kernel_pages", direct), ("anon", own("RssAnon")), ("shmem", grown("Shmem"))];
         let parts = kernel.into_iter().chain(rest);
         Self(parts.filter_map(|(name, part)| Some((name, part?))).collect())
     }
@@ -103,6 +103,8 @@ impl Parts {
 #[derive(Clone, Debug)]
 struct Reading {
     memory: MemInfo,
+    /// Of this process alone, where the kernel tells: what others do does not count.
+    own: MemInfo,
     /// Kernel memory charged to the control group, where it is known.
     charged: Option<u64>,
 }
@@ -111,7 +113,7 @@ impl Reading {
     /// Waits until the counters have settled, and reads them.
     fn settled() -> Result<Self, BenchError> {
         std::thread::sleep(SETTLE);
-        Ok(Self { memory: MemInfo::read()?, charged: kernel_bytes() })
+        Ok(Self { memory: MemInfo::read()?, own: MemInfo::own()?, charged: kernel_bytes() })
     }
 }
 
