@@ -11,11 +11,23 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tine_vmm::Ladder;
 
+use crate::model::Memory;
+
 /// Which way sandboxes were made.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Made {
     by: &'static str,
 }
+
+/// Which way sandboxes were made, and how they got their memory.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Way {
+    by: &'static str,
+    memory: &'static str,
+}
+
+/// Times, apart by what would make them differ.
+type Times = Family<Way, Histogram, fn() -> Histogram>;
 
 /// The daemon's counters.
 #[derive(Debug)]
@@ -28,7 +40,8 @@ pub struct Metrics {
     failed: Family<Made, Counter>,
     killed: Counter,
     expired: Counter,
-    first_instruction: Histogram,
+    first_instruction: Times,
+    guest_entry: Times,
     parent_pause: Histogram,
 }
 
@@ -49,7 +62,8 @@ impl Metrics {
             failed: Family::default(),
             killed: Counter::default(),
             expired: Counter::default(),
-            first_instruction: seconds(),
+            first_instruction: Times::new_with_constructor(seconds),
+            guest_entry: Times::new_with_constructor(seconds),
             parent_pause: seconds(),
         };
         let registry = &mut metrics.registry;
@@ -57,7 +71,7 @@ impl Metrics {
         registry.register("snapshots", "Snapshots that are kept", metrics.snapshots.clone());
         registry.register(
             "operations",
-            "Operations on machines under way",
+            "Requests that threads are at work on, guests at work included",
             metrics.operations.clone(),
         );
         registry.register("sandboxes_made", "Sandboxes made", metrics.made.clone());
@@ -82,6 +96,11 @@ impl Metrics {
             metrics.first_instruction.clone(),
         );
         registry.register(
+            "guest_entry_seconds",
+            "From entering KVM to the first guest instruction, the last step of that",
+            metrics.guest_entry.clone(),
+        );
+        registry.register(
             "parent_pause_seconds",
             "How long a parent stood still for a fork or a snapshot",
             metrics.parent_pause.clone(),
@@ -90,16 +109,20 @@ impl Metrics {
     }
 
     /// A sandbox was made `by` spawn or fork.
-    pub fn made(&self, by: &'static str, ladder: &Ladder) {
+    pub fn made(&self, by: &'static str, memory: Memory, ladder: &Ladder) {
         self.made.get_or_create(&Made { by }).inc();
+        let way = Way { by, memory: memory.name() };
         if let Some(total) = ladder.total {
-            self.first_instruction.observe(total.as_secs_f64());
+            self.first_instruction.get_or_create(&way).observe(total.as_secs_f64());
+        }
+        if let Some(entry) = ladder.first_instruction {
+            self.guest_entry.get_or_create(&way).observe(entry.as_secs_f64());
         }
     }
 
-    /// A sandbox could not be made.
-    pub fn failed(&self, by: &'static str) {
-        self.failed.get_or_create(&Made { by }).inc();
+    /// `count` sandboxes could not be made.
+    pub fn failed(&self, by: &'static str, count: u32) {
+        self.failed.get_or_create(&Made { by }).inc_by(u64::from(count));
     }
 
     /// A parent stood still for `pause`.

@@ -1,13 +1,14 @@
 //! What goes over the wire: requests, checked, and answers.
 
+mod workload;
+
+pub use workload::{WorkloadAnswer, WorkloadOp, WorkloadRequest};
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tine_abi::command::{Command, Op};
-use tine_abi::layout::{PAGE_SIZE, data_bytes};
-use tine_abi::pattern::{Pattern, Selection};
 use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::Ledger;
 use tine_vmm::{Ladder, MemoryMode};
@@ -19,10 +20,6 @@ use crate::problem::Problem;
 pub const MAX_COUNT: u32 = 1000;
 /// Longest timeout, seconds: a year.
 const MAX_TIMEOUT_S: u64 = 366 * 86_400;
-/// Longest that a guest may be asked to spin, milliseconds.
-const MAX_MILLIS: u64 = 600_000;
-/// Most rounds that a guest may be asked to compute.
-const MAX_ROUNDS: u64 = 100_000_000_000;
 
 /// How a sandbox gets its memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,6 +30,16 @@ pub enum Memory {
     Cow,
     /// All of it is copied first.
     Eager,
+}
+
+impl Memory {
+    /// Its name, as the API has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cow => "cow",
+            Self::Eager => "eager",
+        }
+    }
 }
 
 impl From<Memory> for MemoryMode {
@@ -100,82 +107,37 @@ pub struct SnapshotRequest {
     pub hot_set: bool,
 }
 
-/// What the embedded guest can be asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkloadOp {
-    /// Read a word of each page and write it back.
-    Touch,
-    /// Write a word, made of `seed`, into each page.
-    Dirty,
-    /// Read a word of each page.
-    Read,
-    /// Hash every byte.
-    Checksum,
-    /// Compute for `millis`.
-    Spin,
-    /// Compute a fixed answer in `rounds` from `seed`.
-    Compute,
-    /// Read the clocks: `value` is monotonic, `value2` wall-clock nanoseconds.
-    Clock,
-    /// Print the heartbeat on the console.
-    Say,
-}
-
-/// Body of `POST /v1/sandboxes/{id}/workload`.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WorkloadRequest {
-    /// What to do.
-    pub op: WorkloadOp,
-    /// Size of the region, from the start of the data memory; all of it by default.
-    pub bytes: Option<u64>,
-    /// Which part of the region's pages to visit, 0 to 1; all by default.
-    pub fraction: Option<f64>,
-    /// Visit every so manieth page, then the ones beside them.
-    pub stride: Option<u64>,
-    /// Visit the pages all over the region, as `seed` has it.
-    #[serde(default)]
-    pub scattered: bool,
-    /// Seed of what is written, computed or scattered.
-    #[serde(default)]
-    pub seed: u64,
-    /// How long to spin, milliseconds; 100 by default.
-    pub millis: Option<u64>,
-    /// How many rounds to compute; a million by default.
-    pub rounds: Option<u64>,
-    /// Which vCPU does it.
-    #[serde(default)]
-    pub vcpu: u8,
-}
-
-/// Answer to a workload request. Times are the guest's own.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct WorkloadAnswer {
-    /// What was done.
-    pub op: WorkloadOp,
-    /// Whether it ended early because it was cancelled.
-    pub cancelled: bool,
-    /// The result, in hexadecimal.
-    pub value: String,
-    /// The second result, in hexadecimal.
-    pub value2: String,
-    /// Pages, rounds or milliseconds' rounds done.
-    pub done: u64,
-    /// Microseconds, by the guest's TSC.
-    pub guest_us: f64,
-    /// Nanoseconds for each that was done.
-    pub ns_each: f64,
-    /// Units of work since boot, its ancestors' included.
-    pub heartbeat: u64,
-}
-
 /// Query of `GET /v1/sandboxes`.
-#[derive(Clone, Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// `key=value`: only sandboxes with that label.
-    pub label: Option<String>,
+    /// `key=value`: only sandboxes with that label. Given more than once, with all of them.
+    pub label: Vec<String>,
+}
+
+impl ListQuery {
+    /// What the `pairs` of a query ask for.
+    pub fn read(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
+        let mut query = Self::default();
+        for (key, value) in pairs {
+            if key != "label" {
+                let detail = format!("there is no parameter {key:?}; there is \"label\"");
+                return Err(Problem::malformed(detail).at(&key));
+            }
+            query.label.push(value);
+        }
+        Ok(query)
+    }
+
+    /// The labels, as keys and values.
+    pub fn labels(&self) -> Result<Vec<(String, String)>, Problem> {
+        let split = |label: &String| {
+            let pair = label.split_once('=').filter(|(key, _)| !key.is_empty());
+            let pair = pair.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            pair.ok_or_else(|| Problem::value("label", "a filter is key=value"))
+        };
+        self.label.iter().map(split).collect()
+    }
 }
 
 /// Query of `GET /v1/sandboxes/{id}/console`.
@@ -476,69 +438,15 @@ impl SnapshotRequest {
         let good = |name: &String| {
             let letters =
                 name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-            (1..=64).contains(&name.len()) && letters && !crate::registry::is_id(name)
+            let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+            name.len() <= 64 && first && letters && !crate::registry::is_id(name)
         };
         match &self.name {
             Some(name) if !good(name) => Err(Problem::value(
                 "name",
-                "a name is 1 to 64 letters, digits, '-', '_' or '.', and does not look like an id",
+                "a name is 1 to 64 letters, digits, '-', '_' or '.', begins with a letter or digit, and does not look like an id",
             )),
             _ => Ok(()),
         }
     }
-}
-
-impl WorkloadRequest {
-    /// The command for a guest with `ram_bytes` of RAM.
-    pub fn command(&self, ram_bytes: u64) -> Result<Command, Problem> {
-        let all = data_bytes(ram_bytes);
-        let bytes = self.bytes.unwrap_or(all);
-        if bytes > all {
-            let detail = format!("the guest has {all} bytes of data memory, not {bytes}");
-            return Err(Problem::value("bytes", detail));
-        }
-        let fraction = self.fraction.unwrap_or(1.0);
-        if !(0.0..=1.0).contains(&fraction) {
-            return Err(Problem::value(
-                "fraction",
-                format!("a fraction is 0 to 1, not {fraction}"),
-            ));
-        }
-        if self.stride.is_some() && self.scattered {
-            return Err(Problem::value(
-                "stride",
-                "ask for a stride or for scattered pages, not both",
-            ));
-        }
-        let region_pages = bytes / PAGE_SIZE;
-        let pattern = match self.stride {
-            Some(pages) => Pattern::Stride { pages },
-            None if self.scattered => Pattern::Scattered { seed: self.seed },
-            None => Pattern::Sequential,
-        };
-        let pages = (region_pages as f64 * fraction).round() as u64;
-        let selection = Selection { first_page: 0, region_pages, pages, pattern };
-        let (op, amount) = match self.op {
-            WorkloadOp::Touch => (Op::Touch, 0),
-            WorkloadOp::Dirty => (Op::Dirty, 0),
-            WorkloadOp::Read => (Op::Read, 0),
-            WorkloadOp::Checksum => (Op::Checksum, 0),
-            WorkloadOp::Spin => {
-                (Op::Spin, bounded("millis", self.millis.unwrap_or(100), MAX_MILLIS)?)
-            }
-            WorkloadOp::Compute => {
-                (Op::Compute, bounded("rounds", self.rounds.unwrap_or(1_000_000), MAX_ROUNDS)?)
-            }
-            WorkloadOp::Clock => (Op::Clock, 0),
-            WorkloadOp::Say => (Op::Say, 0),
-        };
-        Ok(Command::new(op, selection).seed(self.seed).amount(amount))
-    }
-}
-
-fn bounded(field: &str, value: u64, most: u64) -> Result<u64, Problem> {
-    if value > most {
-        return Err(Problem::value(field, format!("at most {most}, not {value}")));
-    }
-    Ok(value)
 }

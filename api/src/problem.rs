@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tine_vmm::MachineError;
 use tine_vmm::boot::BootError;
+use tine_vmm::kvm::KvmError;
 use utoipa::ToSchema;
 
 /// Why a request was not served.
@@ -88,9 +89,15 @@ impl From<MachineError> for Problem {
             MachineError::NoVcpu { .. } => Self::value("vcpu", detail),
             MachineError::Refused { .. } => Self::value("bytes", detail),
             MachineError::Boot(BootError::Vcpus { .. }) => Self::value("vcpus", detail),
-            MachineError::Boot(_) => Self::value("memory_mib", detail),
+            MachineError::Boot(BootError::Ram { .. }) => Self::value("memory_mib", detail),
             MachineError::Timeout { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, detail),
             MachineError::Memory(_) | MachineError::Thread { .. } => Self::unavailable(detail),
+            // The host is full; a few sandboxes less, and it would have worked.
+            MachineError::Kvm(KvmError::Call { source, .. })
+                if [libc::ENOMEM, libc::EMFILE, libc::ENFILE].contains(&source.errno()) =>
+            {
+                Self::unavailable(detail)
+            }
             _ => Self::internal(detail),
         }
     }

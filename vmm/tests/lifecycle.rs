@@ -272,7 +272,6 @@ fn shapes_beyond_the_guest_are_refused() {
 fn the_backend_is_found_by_measuring() {
     use tine_vmm::kvm::{Backend, Ring0};
     let backend = Backend::measure(&host()).unwrap();
-    assert!(backend.ring3_ns < 60.0, "ring 3 is native everywhere: {backend:?}");
     let emulated = backend.module == "kvm_pvm";
     assert_eq!(backend.ring0 == Ring0::Emulated, emulated, "{backend:?}");
 }

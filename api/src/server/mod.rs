@@ -23,11 +23,11 @@ use thiserror::Error;
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Problem;
 pub use crate::registry::Limits;
-use crate::registry::Registry;
+use crate::registry::{MAX_OPERATIONS, Registry};
 
 /// How often sandboxes are looked through for those whose time is up.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(200);
@@ -122,6 +122,9 @@ pub(crate) struct App {
     registry: Arc<Registry>,
     token: Token,
     operations: Arc<Semaphore>,
+    /// Guests may be at work for minutes: they have turns of their own, or whoever wants
+    /// to fork, pause or look would wait for them.
+    guests: Arc<Semaphore>,
 }
 
 impl App {
@@ -131,11 +134,44 @@ impl App {
         &self,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
+        self.in_turn(&self.operations, work).await
+    }
+
+    /// The same for `work` that waits for a guest.
+    async fn waiting<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.in_turn(&self.guests, work).await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        turns: &Arc<Semaphore>,
+        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
         let stopping = |_| Problem::unavailable("the daemon is stopping");
-        let permit = Arc::clone(&self.operations).acquire_owned().await.map_err(stopping)?;
+        let turn = Arc::clone(turns).acquire_owned().await.map_err(stopping)?;
+        self.on_thread(Some(turn), work).await
+    }
+
+    /// Does blocking `work` at once: to look at what exists, or to end it, which must be
+    /// possible however much is going on.
+    async fn at_once<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.on_thread(None, work).await
+    }
+
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        turn: Option<OwnedSemaphorePermit>,
+        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
         let registry = Arc::clone(&self.registry);
         let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             let _operation = registry.metrics.operation();
             work(&registry)
         });
@@ -171,10 +207,16 @@ impl Server {
         }
         tracing::warn!("no confinement: sandboxes share this process");
         let token = Token::load(&options.token_file)?;
+        let asked = options.limits.operations;
+        let turns = asked.clamp(1, MAX_OPERATIONS);
+        if turns != asked {
+            tracing::warn!(asked, turns, "as many operations at once can't be allowed");
+        }
         let app = App {
             registry: Arc::new(Registry::new(host, options.limits)),
             token,
-            operations: Arc::new(Semaphore::new(options.limits.operations.max(1))),
+            operations: Arc::new(Semaphore::new(turns)),
+            guests: Arc::new(Semaphore::new(turns)),
         };
         let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
         let listener = match &options.listen {

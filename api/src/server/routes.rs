@@ -60,6 +60,8 @@ pub(super) fn router(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), let_in))
         .merge(open)
         .merge(described)
+        // The open routes; those above have theirs behind the token.
+        .method_not_allowed_fallback(no_such_method)
         .layer(axum::middleware::from_fn(log))
         .with_state(app)
 }

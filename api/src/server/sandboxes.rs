@@ -40,19 +40,15 @@ pub(super) async fn spawn(
 
 /// List sandboxes.
 #[utoipa::path(get, path = "/v1/sandboxes", params(ListQuery), responses(
-    (status = 200, body = SandboxList), (status = 400, body = Problem)))]
+    (status = 200, body = SandboxList), (status = 400, body = Problem),
+    (status = 422, body = Problem)))]
 pub(super) async fn list(
     State(app): State<App>,
-    Parameters(query): Parameters<ListQuery>,
+    Parameters(pairs): Parameters<Vec<(String, String)>>,
 ) -> Result<Json<SandboxList>, Problem> {
-    let label = match &query.label {
-        Some(label) => {
-            let pair = label.split_once('=');
-            Some(pair.ok_or_else(|| Problem::value("label", "a filter is key=value"))?)
-        }
-        None => None,
-    };
-    Ok(Json(SandboxList { sandboxes: app.registry.list(label) }))
+    let labels = ListQuery::read(pairs)?.labels()?;
+    let sandboxes = app.at_once(move |registry| Ok(registry.list(&labels))).await?;
+    Ok(Json(SandboxList { sandboxes }))
 }
 
 /// Describe a sandbox.
@@ -62,14 +58,15 @@ pub(super) async fn get(
     State(app): State<App>,
     Id(id): Id,
 ) -> Result<Json<SandboxAnswer>, Problem> {
-    Ok(Json(app.registry.find(&id)?.describe()))
+    let described = app.at_once(move |registry| Ok(registry.find(&id)?.describe()));
+    described.await.map(Json)
 }
 
 /// Kill a sandbox.
 #[utoipa::path(delete, path = "/v1/sandboxes/{id}", params(("id" = String, Path)), responses(
     (status = 204), (status = 404, body = Problem)))]
 pub(super) async fn remove(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Problem> {
-    app.blocking(move |registry| registry.remove(&id)).await?;
+    app.at_once(move |registry| registry.remove(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -150,7 +147,7 @@ pub(super) async fn console(
     Id(id): Id,
     Parameters(query): Parameters<ConsoleQuery>,
 ) -> Result<Response, Problem> {
-    let mut reader = app.registry.find(&id)?.console.reader();
+    let mut reader = app.registry.console(&id)?;
     let body = match query.follow {
         true => follow(reader),
         false => HttpBody::from(reader.read()),

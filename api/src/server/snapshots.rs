@@ -13,7 +13,8 @@ use crate::problem::Problem;
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/snapshot", params(("id" = String, Path)),
     request_body = SnapshotRequest, responses(
     (status = 201, body = SnapshotAnswer), (status = 400, body = Problem),
-    (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+    (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem),
+    (status = 503, body = Problem)))]
 pub(super) async fn take(
     State(app): State<App>,
     Id(id): Id,
@@ -36,13 +37,13 @@ pub(super) async fn get(
     State(app): State<App>,
     Id(id): Id,
 ) -> Result<Json<SnapshotAnswer>, Problem> {
-    app.registry.snapshot(&id).map(Json)
+    app.at_once(move |registry| registry.snapshot(&id)).await.map(Json)
 }
 
 /// Forget a snapshot. Sandboxes spawned from it go on.
 #[utoipa::path(delete, path = "/v1/snapshots/{id}", params(("id" = String, Path)), responses(
     (status = 204), (status = 404, body = Problem)))]
 pub(super) async fn remove(State(app): State<App>, Id(id): Id) -> Result<StatusCode, Problem> {
-    app.blocking(move |registry| registry.remove_snapshot(&id)).await?;
+    app.at_once(move |registry| registry.remove_snapshot(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -35,7 +35,13 @@ pub(super) fn described(description: &OpenApi) -> Router<App> {
     // A description is made of strings and maps, which always become JSON.
     let text = serde_json::to_string_pretty(description).unwrap_or_default();
     let json = HeaderValue::from_static("application/json");
+    // The page holds the token: nothing of others may run in it, or put it into a frame.
+    let policy = HeaderValue::from_static(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    );
+    let page = Html(include_str!("../page.html"));
     Router::new()
         .route("/openapi.json", get(|| async move { ([(header::CONTENT_TYPE, json)], text) }))
-        .route("/", get(|| async { Html(include_str!("../page.html")) }))
+        .route("/", get(move || async move { ([(header::CONTENT_SECURITY_POLICY, policy)], page) }))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use tine_abi::command::Status as Outcome;
+use tine_abi::layout::PAGE_SIZE;
 use tine_vmm::Status;
 
 use super::App;
@@ -19,13 +20,14 @@ const LIMIT: Duration = Duration::from_secs(900);
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/workload", params(("id" = String, Path)),
     request_body = WorkloadRequest, responses(
     (status = 200, body = WorkloadAnswer), (status = 400, body = Problem),
-    (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+    (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem),
+    (status = 504, body = Problem)))]
 pub(super) async fn work(
     State(app): State<App>,
     Id(id): Id,
     Body(request): Body<WorkloadRequest>,
 ) -> Result<Json<WorkloadAnswer>, Problem> {
-    let answer = app.blocking(move |registry| {
+    let answer = app.waiting(move |registry| {
         let sandbox = registry.find(&id)?;
         let machine = &sandbox.machine;
         let command = request.command(machine.ram_bytes())?;
@@ -39,6 +41,7 @@ pub(super) async fn work(
             cancelled: reply.status == Outcome::Cancelled,
             value: format!("{:016x}", reply.value),
             value2: format!("{:016x}", reply.value2),
+            bytes: request.op.is_on_memory().then_some(command.selection.region_pages * PAGE_SIZE),
             done: reply.done,
             guest_us,
             ns_each: guest_us * 1000.0 / reply.done.max(1) as f64,

@@ -1,0 +1,76 @@
+//! A sandbox and what is known of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use tine_vmm::{Machine, Status};
+
+use super::WORKLOAD;
+use crate::console::ConsoleBuffer;
+use crate::model::{LadderAnswer, Memory, SandboxAnswer};
+use crate::time::rfc3339;
+
+/// A sandbox and what is known of it.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: String,
+    /// The microVM.
+    pub machine: Machine,
+    /// What it printed.
+    pub console: ConsoleBuffer,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    pub(super) number: u64,
+    /// Size of its RAM, asked once: the machine may be busy when the sum is taken.
+    pub(super) ram_bytes: u64,
+    pub(super) parent: Option<String>,
+    pub(super) snapshot: Option<String>,
+    pub(super) memory: Memory,
+    pub(super) created: SystemTime,
+    pub(super) lifetime: Option<Duration>,
+    pub(super) expires: Option<Instant>,
+}
+
+impl Sandbox {
+    /// What the API says of it.
+    pub fn describe(&self) -> SandboxAnswer {
+        let (state, reason) = match self.machine.status() {
+            Status::Running => ("running", None),
+            Status::Paused => ("paused", None),
+            Status::Failed(reason) => ("failed", Some(reason)),
+            Status::Killed => ("killed", None),
+        };
+        SandboxAnswer {
+            id: self.id.clone(),
+            state,
+            reason,
+            busy: self.machine.busy(),
+            parent: self.parent.clone(),
+            snapshot: self.snapshot.clone(),
+            image: WORKLOAD.to_owned(),
+            vcpus: self.machine.vcpus(),
+            memory_mib: self.ram_bytes >> 20,
+            memory: self.memory,
+            labels: self.labels.clone(),
+            created_at: rfc3339(self.created),
+            expires_at: self.lifetime.map(|lifetime| rfc3339(self.created + lifetime)),
+            ladder: LadderAnswer::from(&self.machine.ladder()),
+        }
+    }
+
+    /// Whether it has all of `labels`.
+    pub(super) fn has(&self, labels: &[(String, String)]) -> bool {
+        labels.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+
+    /// Whether its time is up.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// Whether it could still do something.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self.machine.status(), Status::Running | Status::Paused)
+    }
+}
