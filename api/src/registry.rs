@@ -106,19 +106,19 @@ impl Registry {
         requested: Instant,
     ) -> Result<Vec<CloneResult>, Problem> {
         request.check()?;
-        let (snapshot, id) = match &request.snapshot {
+        let (snapshot, id, _promise) = match &request.snapshot {
             Some(name) => {
                 let (id, stored) = self.find_snapshot(name)?;
-                (stored.snapshot.clone(), Some(id))
+                let promise = self.promise(request.count, stored.snapshot.state.ram_bytes)?;
+                (stored.snapshot.clone(), Some(id), promise)
             }
             None => {
                 let mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
-                let bytes = self.check_ram(mib)?;
-                self.admissible(request.count, bytes)?;
-                (self.templates.get(&self.host, request.vcpus.unwrap_or(1), mib)?, None)
+                let promise = self.promise(request.count, self.check_ram(mib)?)?;
+                let vcpus = request.vcpus.unwrap_or(1);
+                (self.templates.get(&self.host, vcpus, mib)?, None, promise)
             }
         };
-        let _promise = self.promise(request.count, snapshot.state.ram_bytes)?;
         let origin = Origin {
             parent: None,
             snapshot: id.as_deref(),
@@ -226,11 +226,6 @@ impl Registry {
                 Err(Problem::value("memory_mib", detail))
             }
         }
-    }
-
-    /// Whether `count` more sandboxes with `bytes` of RAM each would be admitted now.
-    fn admissible(&self, count: u32, bytes: u64) -> Result<(), Problem> {
-        self.promise(count, bytes).map(drop)
     }
 
     fn promise(&self, count: u32, bytes: u64) -> Result<Promise<'_>, Problem> {

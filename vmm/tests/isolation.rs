@@ -4,10 +4,12 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use tine_abi::command::{Command, Op};
 use tine_abi::pattern::{Pattern, Selection};
-use tine_vmm::{Machine, MemoryMode, SpawnOptions};
+use tine_vmm::{KvmHost, Machine, MemoryMode, SpawnOptions};
 
 /// A machine and what its data region must hold.
 struct Tracked {
@@ -19,6 +21,22 @@ impl Tracked {
     fn write(&mut self, pages: u64, seed: u64) {
         let selection = dirty(&self.machine, pages, seed);
         model_dirty(&mut self.expected, selection, seed);
+    }
+
+    fn boot(host: &Arc<KvmHost>, vcpus: u8) -> Self {
+        let machine = boot(host, 32, vcpus);
+        let expected = vec![0; data(&machine).len()];
+        Self { machine, expected }
+    }
+
+    /// A child, forked by copying.
+    fn single(&self) -> Self {
+        self.child(fork(&self.machine))
+    }
+
+    /// Two children, forked through a delta.
+    fn pair(&self) -> Vec<Self> {
+        fork_many(&self.machine, 2).into_iter().map(|child| self.child(child)).collect()
     }
 
     fn child(&self, machine: Machine) -> Self {
@@ -40,11 +58,9 @@ fn check_all(family: &[Tracked]) {
 #[test]
 fn a_child_has_what_its_parent_had_and_then_each_its_own() {
     let host = host();
-    let machine = boot(&host, 32, 1);
-    let expected = vec![0; data(&machine).len()];
-    let mut family = vec![Tracked { machine, expected }];
+    let mut family = vec![Tracked::boot(&host, 1)];
     family[0].write(500, 1);
-    let child = family[0].child(fork(&family[0].machine));
+    let child = family[0].single();
     family.push(child);
     check_all(&family);
     family[0].write(700, 2);
@@ -57,18 +73,15 @@ fn a_child_has_what_its_parent_had_and_then_each_its_own() {
 #[test]
 fn forks_of_forks_on_all_sides_with_four_vcpus() {
     let host = host();
-    let machine = boot(&host, 32, 4);
-    let expected = vec![0; data(&machine).len()];
-    let mut family = vec![Tracked { machine, expected }];
+    let mut family = vec![Tracked::boot(&host, 4)];
     for round in 0..4u64 {
         for (member, one) in family.iter_mut().enumerate() {
             one.write(200 + 40 * round, 100 * round + member as u64);
         }
         // Singles are forked by copying, pairs through a delta that may lie over another.
         let parent = &family[round as usize % family.len()];
-        let single = parent.child(fork(&parent.machine));
-        let pair: Vec<Tracked> =
-            fork_many(&parent.machine, 2).into_iter().map(|child| parent.child(child)).collect();
+        let single = parent.single();
+        let pair: Vec<Tracked> = parent.pair();
         family.push(single);
         family.extend(pair);
         check_all(&family);
@@ -82,19 +95,15 @@ fn forks_of_forks_on_all_sides_with_four_vcpus() {
 #[test]
 fn long_runs_are_shared_and_still_private() {
     let host = host();
-    let machine = boot(&host, 32, 1);
-    let expected = vec![0; data(&machine).len()];
-    let mut family = vec![Tracked { machine, expected }];
-    let first = fork(&family[0].machine);
-    let expected = family[0].expected.clone();
-    family.push(Tracked { machine: first, expected });
+    let mut family = vec![Tracked::boot(&host, 1)];
+    let first = family[0].single();
+    family.push(first);
     // A run long enough to be mapped from the delta rather than copied.
     let run_of =
         Selection { first_page: 10, region_pages: 600, pages: 600, pattern: Pattern::Sequential };
     run(&family[1].machine, 0, &Command::new(Op::Dirty, run_of).seed(9));
     model_dirty(&mut family[1].expected, run_of, 9);
-    let children: Vec<Tracked> =
-        fork_many(&family[1].machine, 2).into_iter().map(|child| family[1].child(child)).collect();
+    let children: Vec<Tracked> = family[1].pair();
     family.extend(children);
     let ledger = family[2].machine.ledger().unwrap();
     assert_eq!(ledger.delta_bytes % PAGE as u64, 0);
@@ -106,8 +115,7 @@ fn long_runs_are_shared_and_still_private() {
     }
     check_all(&family);
     // A delta over a delta: still two layers, still right.
-    let grandchildren: Vec<Tracked> =
-        fork_many(&family[2].machine, 2).into_iter().map(|child| family[2].child(child)).collect();
+    let grandchildren: Vec<Tracked> = family[2].pair();
     family.extend(grandchildren);
     check_all(&family);
     let last = family.len() - 1;
@@ -118,9 +126,7 @@ fn long_runs_are_shared_and_still_private() {
 #[test]
 fn an_eager_clone_is_as_private_as_a_shared_one() {
     let host = host();
-    let machine = boot(&host, 32, 2);
-    let expected = vec![0; data(&machine).len()];
-    let mut family = vec![Tracked { machine, expected }];
+    let mut family = vec![Tracked::boot(&host, 2)];
     family[0].write(800, 5);
     let (snapshot, _) = family[0].machine.snapshot().unwrap();
     for memory in [MemoryMode::Eager, MemoryMode::Cow, MemoryMode::Eager] {
@@ -135,9 +141,8 @@ fn an_eager_clone_is_as_private_as_a_shared_one() {
     }
     check_all(&family);
     // An eager clone can be forked too, both ways.
-    let single = family[1].child(fork(&family[1].machine));
-    let pair: Vec<Tracked> =
-        fork_many(&family[1].machine, 2).into_iter().map(|child| family[1].child(child)).collect();
+    let single = family[1].single();
+    let pair: Vec<Tracked> = family[1].pair();
     family.push(single);
     family.extend(pair);
     check_all(&family);

@@ -371,7 +371,7 @@ fn memory() -> Check {
     const NEEDED: u64 = 256 << 20;
     const FIX: &str = "free some, or fork smaller guests";
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match available(&meminfo) {
+    match size::in_meminfo(&meminfo, "MemAvailable") {
         Some(free) if free < NEEDED => Check::fail(NAME, size::bytes(free), FIX),
         Some(free) if free < WANTED => {
             Check::warn(NAME, format!("{}: little for large guests", size::bytes(free)), FIX)
@@ -379,12 +379,6 @@ fn memory() -> Check {
         Some(free) => Check::ok(NAME, size::bytes(free)),
         None => Check::warn(NAME, "/proc/meminfo does not say", "mount /proc"),
     }
-}
-
-/// Bytes available, by `meminfo`, the text of /proc/meminfo.
-fn available(meminfo: &str) -> Option<u64> {
-    let rest = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    rest.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 fn number(file: &str) -> Option<u64> {
@@ -408,7 +402,8 @@ mod tests {
     fn kernel_files_are_read_right() {
         assert_eq!(bracketed("always [madvise] never"), Some("madvise"));
         assert_eq!(bracketed("nothing"), None);
-        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
+        let meminfo = "MemTotal: 9 kB\nMemAvailable:    2048 kB\n";
+        assert_eq!(size::in_meminfo(meminfo, "MemAvailable"), Some(2 << 20));
         let limits = "Max open files            1024                 4096                 files";
         assert_eq!(open_files(limits), Some(1024));
         assert_eq!(open_files("Max open files  unlimited unlimited files"), Some(u64::MAX));

@@ -10,7 +10,7 @@ use tine::server::{Limits, Listen, ServeOptions, Server};
 use tracing_subscriber::EnvFilter;
 
 use super::interrupt::Interrupt;
-use super::{DEFAULT_ADDRESS, default_token_file};
+use super::{DEFAULT_ADDRESS, default_token_file, size};
 
 /// Options of `tine serve`. The token file is `--token-file`, made when absent.
 #[derive(Args, Debug)]
@@ -100,10 +100,5 @@ impl Serve {
 /// Memory of this host, bytes.
 fn host_memory() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo can't be read")?;
-    let kilobytes = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok())
-        .context("/proc/meminfo has no MemTotal")?;
-    Ok(kilobytes << 10)
+    size::in_meminfo(&text, "MemTotal").context("/proc/meminfo has no MemTotal")
 }

@@ -3,6 +3,7 @@
 pub mod cow_faults;
 pub mod crossover;
 pub mod density;
+mod grid;
 pub mod hot_set;
 pub mod ledger;
 pub mod live_fork;

@@ -17,16 +17,7 @@ const PAGES_A_THREAD: u64 = 256;
 const PAGES_A_PART: u64 = 8192;
 /// Pages that one call populates: a longer one would hold the address space's lock for
 /// milliseconds.
-const PAGES_A_CALL: u64 = 256;
-
-/// How pages got into a clone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// By `UFFDIO_COPY`.
-    Uffd,
-    /// By `memcpy` into populated pages: where userfaultfd can't be had for the mapping.
-    Memcpy,
-}
+pub(super) const PAGES_A_CALL: u64 = 256;
 
 /// Copies the pages that `source` has of its own to the same places of `target`, a private
 /// mapping of as many bytes that no guest uses yet, made of `pages`. Two cores look and
@@ -51,8 +42,7 @@ pub fn own_pages<T>(
             }
             let part = Run { first, pages: PAGES_A_PART.min(all - first) };
             let runs = pagemap::find_in(source, part, Want::Private)?;
-            for run in runs.iter() {
-                let job = Job { from: run.first, run };
+            for job in in_place(&runs) {
                 copy_run(source, target, uffd.as_ref(), &job)?;
             }
             found.push(runs);
@@ -85,10 +75,8 @@ pub fn same_places(
     target: &Mapping,
     runs: &Runs,
     pages: ImageKind,
-) -> Result<Method, MemoryError> {
-    let jobs: Vec<Job> =
-        runs.pieces(PAGES_A_CALL).map(|run| Job { from: run.first, run }).collect();
-    copy(source, target, &jobs, pages)
+) -> Result<(), MemoryError> {
+    copy(source, target, &in_place(runs).collect::<Vec<_>>(), pages)
 }
 
 /// Copies the runs of `parts` into `target`, made of `pages`, from the pages of `source`
@@ -98,31 +86,27 @@ pub fn unpack(
     target: &Mapping,
     parts: &[(u64, Run)],
     pages: ImageKind,
-) -> Result<Method, MemoryError> {
+) -> Result<(), MemoryError> {
     let jobs: Vec<Job> = parts.iter().map(|&(from, run)| Job { from, run }).collect();
     copy(source, target, &jobs, pages)
 }
 
-/// Copies the pages `runs` of `source` to `target`, one after the other from page `at`.
+/// Copies the pages `runs` of `source` to `target`, one after the other from its first.
 /// `target` is a writable shared mapping of a file, or populated memory.
-pub fn pack(source: &Mapping, target: &Mapping, at: u64, runs: &Runs) {
-    let mut place = at;
-    let jobs: Vec<(u64, Run)> = runs
+pub fn pack(source: &Mapping, target: &Mapping, runs: &Runs) {
+    let mut place = 0;
+    let jobs: Vec<Job> = runs
         .pieces(PAGES_A_CALL)
         .map(|run| {
-            let job = (place, run);
+            let job = Job { from: run.first, run: Run { first: place, pages: run.pages } };
             place += run.pages;
             job
         })
         .collect();
-    in_parallel(
-        &jobs,
-        |(_, run)| run.pages,
-        |&(place, run)| {
-            page_run(source, run.first, target, place, run.pages);
-            Ok(())
-        },
-    )
+    in_parallel(&jobs, |job| {
+        page_run(source, job.from, target, job.run.first, job.run.pages);
+        Ok(())
+    })
     .unwrap_or_else(|_: std::convert::Infallible| unreachable!());
 }
 
@@ -165,18 +149,17 @@ fn copy(
     target: &Mapping,
     jobs: &[Job],
     pages: ImageKind,
-) -> Result<Method, MemoryError> {
-    let inside = |job: &Job| {
-        (job.from + job.run.pages) as usize * PAGE_SIZE <= source.bytes()
-            && job.run.end() as usize * PAGE_SIZE <= target.bytes()
-    };
-    assert!(jobs.iter().all(inside), "copy outside");
+) -> Result<(), MemoryError> {
     if jobs.is_empty() {
-        return Ok(Method::Uffd);
+        return Ok(());
     }
     let uffd = uffd_for(target, pages);
-    in_parallel(jobs, |job| job.run.pages, |job| copy_run(source, target, uffd.as_ref(), job))?;
-    Ok(if uffd.is_some() { Method::Uffd } else { Method::Memcpy })
+    in_parallel(jobs, |job| copy_run(source, target, uffd.as_ref(), job))
+}
+
+/// Pages `runs` that keep their places, in pieces.
+fn in_place(runs: &Runs) -> impl Iterator<Item = Job> + '_ {
+    runs.pieces(PAGES_A_CALL).map(|run| Job { from: run.first, run })
 }
 
 /// A userfaultfd for `target`, where there can be one.
@@ -195,11 +178,10 @@ fn copy_run(
     job: &Job,
 ) -> Result<(), MemoryError> {
     let bytes = job.run.pages as usize * PAGE_SIZE;
-    let place = job.run.first as usize * PAGE_SIZE;
-    // SAFETY: `copy` asserted that both ranges lie inside their mappings.
-    let (from, to) = unsafe {
-        (source.address().add(job.from as usize * PAGE_SIZE), target.address().add(place))
-    };
+    let (start, place) = (job.from as usize * PAGE_SIZE, job.run.first as usize * PAGE_SIZE);
+    assert!(start + bytes <= source.bytes() && place + bytes <= target.bytes(), "copy outside");
+    // SAFETY: both ranges lie inside their mappings, as asserted.
+    let (from, to) = unsafe { (source.address().add(start), target.address().add(place)) };
     let mut copied = 0;
     if let Some(uffd) = uffd {
         while copied < bytes {
@@ -228,26 +210,25 @@ fn failed(method: &'static str, job: &Job, source: io::Error) -> MemoryError {
 }
 
 /// Does `jobs` on one thread for every [`PAGES_A_THREAD`] pages, the caller's first.
-fn in_parallel<J: Sync, E: Send>(
-    jobs: &[J],
-    pages: impl Fn(&J) -> u64,
-    work: impl Fn(&J) -> Result<(), E> + Sync,
+fn in_parallel<E: Send>(
+    jobs: &[Job],
+    work: impl Fn(&Job) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
-    let total: u64 = jobs.iter().map(&pages).sum();
+    let total: u64 = jobs.iter().map(|job| job.run.pages).sum();
     let cores = thread::available_parallelism().map_or(1, NonZero::get) as u64;
     let threads = (total / PAGES_A_THREAD).clamp(1, cores);
     let share = total.div_ceil(threads).max(1);
-    let mut parts: Vec<&[J]> = Vec::new();
+    let mut parts: Vec<&[Job]> = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (index, job) in jobs.iter().enumerate() {
-        sum += pages(job);
+        sum += job.run.pages;
         if sum >= share {
             parts.push(&jobs[start..=index]);
             (start, sum) = (index + 1, 0);
         }
     }
     parts.push(&jobs[start..]);
-    let do_part = |part: &[J]| part.iter().try_for_each(&work);
+    let do_part = |part: &[Job]| part.iter().try_for_each(&work);
     let Some((own, others)) = parts.split_first() else { return Ok(()) };
     thread::scope(|scope| {
         let helpers: Vec<_> = others

@@ -46,10 +46,10 @@ impl DeltaBuffer {
         Ok(Self { file, mapping, below })
     }
 
-    /// Copies the pages `runs` of `ram` behind each other, from page `at` on. Grows when
-    /// there is too little room.
-    pub fn fill(&mut self, ram: &Mapping, at: u64, runs: &Runs) -> Result<(), MemoryError> {
-        let bytes = (at + runs.pages()).max(1) * PAGE_SIZE as u64;
+    /// Copies the pages `runs` of `ram` behind each other. Grows when there is too little
+    /// room.
+    pub fn fill(&mut self, ram: &Mapping, runs: &Runs) -> Result<(), MemoryError> {
+        let bytes = runs.pages().max(1) * PAGE_SIZE as u64;
         if bytes > self.mapping.bytes() as u64 {
             self.file.set_len(bytes).map_err(|source| MemoryError::File {
                 operation: "ftruncate",
@@ -58,7 +58,7 @@ impl DeltaBuffer {
             })?;
             self.mapping = Mapping::shared(&self.file, bytes as usize)?;
         }
-        copy::pack(ram, &self.mapping, at, runs);
+        copy::pack(ram, &self.mapping, runs);
         Ok(())
     }
 
@@ -146,8 +146,7 @@ impl Delta {
     pub(super) fn lay_copies(&self, clone: &Mapping) -> Result<(), MemoryError> {
         let parts: Vec<(u64, Run)> =
             self.parts().filter(|part| !part.2).map(|(at, run, _)| (at, run)).collect();
-        copy::unpack(&self.view, clone, &parts, self.below)?;
-        Ok(())
+        copy::unpack(&self.view, clone, &parts, self.below)
     }
 
     /// Copies everything into `target`, over whatever is there.

@@ -2,11 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::copy::PAGES_A_CALL;
 use super::mapping::{Mapping, POPULATE_WRITE};
 use super::{MemoryError, PAGE_SIZE, Runs};
-
-/// Pages that one call populates; see [`super::copy`].
-const PAGES_A_CALL: u64 = 256;
 
 /// A set of pages to copy before a clone's first instruction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,6 @@
 //! A guest's RAM: one mapping of an image.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -32,10 +31,6 @@ pub struct EagerReport {
     pub bytes: u64,
     /// Bytes of the copy that lie in transparent huge pages.
     pub huge_bytes: u64,
-    /// Time for making pages.
-    pub populate: Duration,
-    /// Time for copying.
-    pub copy: Duration,
 }
 
 impl EagerReport {
@@ -81,15 +76,12 @@ impl GuestRam {
             tracing::debug!(%error, "eager copy without huge pages");
         }
         let source = image.base_view()?;
-        let mut report =
-            EagerReport { bytes: 0, huge_bytes: 0, populate: Duration::ZERO, copy: Duration::ZERO };
+        let mut report = EagerReport { bytes: 0, huge_bytes: 0 };
         for (start, end) in image.data_ranges() {
             // A piece is populated and copied while it is in the cache.
             for at in (start..end).step_by(HUGE_PAGE_SIZE) {
                 let bytes = HUGE_PAGE_SIZE.min(end - at);
-                let begun = Instant::now();
                 mapping.advise(at, bytes, POPULATE_WRITE)?;
-                let populated = Instant::now();
                 // SAFETY: the range lies in both mappings, which are as large as the image;
                 // nobody else uses the new one, and the image no longer changes.
                 unsafe {
@@ -99,8 +91,6 @@ impl GuestRam {
                         bytes,
                     )
                 };
-                report.populate += populated - begun;
-                report.copy += populated.elapsed();
                 report.bytes += bytes as u64;
             }
         }
@@ -238,13 +228,12 @@ impl GuestRam {
     /// Room for the pages that this guest has of its own now, and a quarter more.
     pub fn delta_buffer(&self) -> Result<DeltaBuffer, MemoryError> {
         let pages = self.dirty()?.pages();
-        let below = self.image.delta().map_or(0, |delta| delta.runs().pages());
-        DeltaBuffer::new(pages + pages / 4 + below, self.image.kind())
+        DeltaBuffer::new(pages + pages / 4, self.image.kind())
     }
 
     /// Copies the pages `runs` into `buffer`. The guest must be parked.
     pub fn save(&self, runs: &Runs, buffer: &mut DeltaBuffer) -> Result<(), MemoryError> {
-        buffer.fill(&self.mapping, 0, runs)
+        buffer.fill(&self.mapping, runs)
     }
 
     /// Makes the image of the moment when `dirty` was [saved](Self::save) in `buffer`:
