@@ -1,4 +1,4 @@
-//! What the VMM and the embedded workload agree on.
+//! What the VMM and what runs inside its guests agree on.
 //!
 //! Both sides compile this crate: the VMM builds the guest's memory by
 //! [`layout`], sends a [`Command`](command::Command) through the mailbox of a vCPU,
@@ -8,8 +8,18 @@
 //! The mailbox holds nothing but 64-bit words, so that neither side ever
 //! interprets the other's bytes as a Rust structure.
 
+//!
+//! With the feature `agent`, [`agent`] is the protocol of Linux guests.
+
 #![no_std]
 #![warn(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+#[cfg(feature = "agent")]
+extern crate std;
+
+#[cfg(feature = "agent")]
+pub mod agent;
 
 pub mod command;
 pub mod layout;

@@ -5,6 +5,7 @@
 
 pub mod bus;
 pub mod serial;
+pub mod virtio;
 
 pub use bus::PortBus;
 pub use serial::{ConsoleSink, SerialConsole};
