@@ -109,7 +109,7 @@ impl Registry {
         let (snapshot, id, _promise) = match &request.snapshot {
             Some(name) => {
                 let (id, stored) = self.find_snapshot(name)?;
-                let promise = self.promise(request.count, stored.snapshot.state.ram_bytes)?;
+                let promise = self.promise(request.count, stored.snapshot.state.ram.bytes())?;
                 (stored.snapshot.clone(), Some(id), promise)
             }
             None => {

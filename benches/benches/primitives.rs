@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tine_abi::command::{Command, Op};
-use tine_abi::layout::{RAM_BASE, data_bytes};
+use tine_abi::layout::data_bytes;
 use tine_abi::pattern::Selection;
 use tine_vmm::kvm::{ClockPolicy, Shell, ShellConfig, Slot, VcpuState, VmState};
 use tine_vmm::memory::pagemap::{Method, Want, find_by};
@@ -37,15 +37,6 @@ fn snapshot(host: &Arc<KvmHost>, mib: u64) -> Snapshot {
     machine.snapshot().unwrap().0
 }
 
-fn slot(ram: &GuestRam) -> Slot {
-    let mapping = ram.mapping();
-    Slot {
-        guest_address: ram.base(),
-        host_address: mapping.address() as u64,
-        bytes: mapping.bytes() as u64,
-    }
-}
-
 /// Mapping a clone's memory and letting it go again.
 fn map(criterion: &mut Criterion) {
     let host = host();
@@ -53,7 +44,9 @@ fn map(criterion: &mut Criterion) {
     for mib in SIZES {
         let snapshot = snapshot(&host, mib);
         group.bench_function(BenchmarkId::from_parameter(format!("{mib} MiB")), |bencher| {
-            bencher.iter(|| GuestRam::copy_on_write(&snapshot.image, RAM_BASE).unwrap());
+            bencher.iter(|| {
+                GuestRam::copy_on_write(&snapshot.image, snapshot.state.ram.clone()).unwrap()
+            });
         });
     }
 }
@@ -65,8 +58,8 @@ fn shell(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("make a shell");
     for mib in SIZES {
         let snapshot = snapshot(&host, mib);
-        let ram = GuestRam::copy_on_write(&snapshot.image, RAM_BASE).unwrap();
-        let config = ShellConfig { vcpus: 1, slots: vec![slot(&ram)], pit: false };
+        let ram = GuestRam::copy_on_write(&snapshot.image, snapshot.state.ram.clone()).unwrap();
+        let config = ShellConfig { vcpus: 1, slots: Slot::of(&ram), pit: false };
         group.bench_function(BenchmarkId::from_parameter(format!("{mib} MiB")), |bencher| {
             bencher.iter_custom(|iterations| {
                 let mut sum = Duration::ZERO;
@@ -113,7 +106,7 @@ fn pagemap(criterion: &mut Criterion) {
     let snapshot = snapshot(&host, 1024);
     let mut group = criterion.benchmark_group("find private pages of 1 GiB");
     for dirty in [1000, 10_000] {
-        let ram = GuestRam::copy_on_write(&snapshot.image, RAM_BASE).unwrap();
+        let ram = GuestRam::copy_on_write(&snapshot.image, snapshot.state.ram.clone()).unwrap();
         let pages = (ram.mapping().bytes() / PAGE_SIZE) as u64;
         for page in Selection::scattered(pages, dirty, 1).iter() {
             // SAFETY: the page lies in the mapping, which no guest uses.

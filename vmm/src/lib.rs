@@ -5,7 +5,7 @@
 //! use std::time::Duration;
 //! use tine_abi::command::{Command, Op};
 //! use tine_abi::pattern::Selection;
-//! use tine_vmm::{KvmHost, Machine, MachineConfig, SpawnOptions};
+//! use tine_vmm::{KvmHost, End, Machine, MachineConfig, SpawnOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let host = Arc::new(KvmHost::open()?);
@@ -36,5 +36,15 @@ pub mod snapshot;
 
 pub use fork::Ladder;
 pub use kvm::KvmHost;
-pub use machine::{Machine, MachineConfig, MachineError, MemoryMode, SpawnOptions, Status, Ticket};
+pub use machine::{
+    End, LinuxConfig, Machine, MachineConfig, MachineError, MemoryMode, SpawnOptions, Status, Ticket,
+};
 pub use snapshot::Snapshot;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks; a panic of another holder does not spread: what the locks here protect is
+/// valid between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -31,7 +31,7 @@ impl Stored {
             sandbox: Some(self.sandbox.clone()),
             image: WORKLOAD.to_owned(),
             vcpus: u8::try_from(state.vcpus.len()).unwrap_or(u8::MAX),
-            memory_mib: state.ram_bytes >> 20,
+            memory_mib: state.ram.bytes() >> 20,
             delta_bytes: image.delta().map_or(0, |delta| delta.bytes() as u64),
             hot_set_pages: hot_set.as_ref().map_or(0, |hot| hot.runs().pages()),
             pause_us: self.pause.as_nanos() as f64 / 1000.0,

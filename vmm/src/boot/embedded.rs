@@ -16,7 +16,7 @@ use tine_abi::layout::{
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{BootError, paging};
+use super::{BootError, descriptor, paging};
 use crate::kvm::{KvmError, failed, msr};
 
 /// Largest RAM of a workload guest, bytes: its page directory pointers fill one table.
@@ -192,25 +192,6 @@ fn task_segment(vcpu: u8) -> kvm_segment {
         present: 1,
         ..Default::default()
     }
-}
-
-/// The first eight bytes of a segment's descriptor (Intel SDM volume 3, 3.4.5).
-fn descriptor(segment: &kvm_segment) -> u64 {
-    let limit = match segment.g {
-        0 => u64::from(segment.limit),
-        _ => u64::from(segment.limit) >> 12,
-    };
-    let access = u64::from(segment.type_)
-        | u64::from(segment.s) << 4
-        | u64::from(segment.dpl) << 5
-        | u64::from(segment.present) << 7;
-    let flags = u64::from(segment.l) << 1 | u64::from(segment.db) << 2 | u64::from(segment.g) << 3;
-    limit & 0xffff
-        | (segment.base & 0xff_ffff) << 16
-        | access << 40
-        | (limit >> 16 & 0xf) << 48
-        | flags << 52
-        | (segment.base >> 24 & 0xff) << 56
 }
 
 const _: () = assert!(MAX_RAM + RAM_BASE <= 512 << 30);

@@ -1,13 +1,17 @@
-//! Devices, and the bus that finds them by port.
+//! Devices, and the buses that find them by port and address.
 //!
-//! Room is left for the memory-mapped ones: virtio block, vsock, net, rng and balloon,
-//! and the VM generation id.
+//! The embedded workload has a serial port. A Linux guest has, beside it, the generic
+//! event device, the generation id, and the virtio devices of its [`board`].
 
+pub mod board;
 pub mod bus;
+pub mod events;
+pub mod generation;
 pub mod serial;
 pub mod virtio;
 
-pub use bus::PortBus;
+pub use board::Board;
+pub use bus::Bus;
 pub use serial::{ConsoleSink, SerialConsole};
 
 use thiserror::Error;
@@ -15,15 +19,23 @@ use thiserror::Error;
 /// What can go wrong with a device.
 #[derive(Debug, Error)]
 pub enum DeviceError {
-    /// Two devices want the same ports, or there are no such ports.
-    #[error("ports {first:#x} to {last:#x} can't be given to {device}: {reason}")]
-    Ports {
+    /// Two devices want the same place, or there is no such place.
+    #[error("{place} can't be given to {device}: {reason}")]
+    Place {
         /// The device.
         device: &'static str,
-        /// First port.
-        first: u16,
-        /// Last port.
-        last: u16,
+        /// Ports or addresses.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The host refused what a device needs.
+    #[error("{device} can't have {what}: {reason}")]
+    Host {
+        /// The device.
+        device: &'static str,
+        /// What it needs.
+        what: &'static str,
         /// Why.
         reason: String,
     },
@@ -43,4 +55,18 @@ pub enum DeviceError {
         /// Why.
         reason: String,
     },
+}
+
+impl DeviceError {
+    fn place(device: &'static str, place: String, error: impl std::fmt::Display) -> Self {
+        Self::Place { device, place, reason: error.to_string() }
+    }
+
+    pub(crate) fn host(
+        device: &'static str,
+        what: &'static str,
+        error: impl std::fmt::Display,
+    ) -> Self {
+        Self::Host { device, what, reason: error.to_string() }
+    }
 }

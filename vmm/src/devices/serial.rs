@@ -39,6 +39,12 @@ pub struct SerialConsole {
     vm: Arc<VmFd>,
 }
 
+impl std::fmt::Debug for SerialConsole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SerialConsole").finish_non_exhaustive()
+    }
+}
+
 /// The registers and the input not yet read of a serial port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialState {

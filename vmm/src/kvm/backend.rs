@@ -12,7 +12,7 @@ use tine_abi::layout::{MIN_RAM, PORT_IDLE, RAM_BASE};
 use super::{KvmHost, Shell, ShellConfig, Slot, failed};
 use crate::boot::embedded;
 use crate::machine::MachineError;
-use crate::memory::{GuestRam, ImageKind, MemoryImage};
+use crate::memory::{GuestRam, ImageKind, MemoryImage, RamLayout};
 
 /// How guest ring 0 runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +63,9 @@ fn nanoseconds_an_instruction(host: &KvmHost, in_ring0: bool) -> Result<f64, Mac
     const ROUNDS: u32 = 2000;
     const INSTRUCTIONS: u32 = ROUNDS * 2;
     let image = MemoryImage::create(MIN_RAM, ImageKind::Small)?;
-    let ram = GuestRam::boot(image, RAM_BASE)?;
-    let slot = Slot {
-        guest_address: RAM_BASE,
-        host_address: ram.mapping().address() as u64,
-        bytes: MIN_RAM,
-    };
-    let mut shell = Shell::new(host, &ShellConfig { vcpus: 1, slots: vec![slot], pit: false })?;
+    let ram = GuestRam::boot(image, RamLayout::flat(RAM_BASE, MIN_RAM))?;
+    let config = ShellConfig { vcpus: 1, slots: Slot::of(&ram), pit: false };
+    let mut shell = Shell::new(host, &config)?;
     let start = embedded::load(ram.memory(), &looping(ROUNDS), MIN_RAM, 1, 0)?;
     let start = if in_ring0 { start.in_ring0() } else { start };
     start.set(&shell.vcpus[0], 0)?;

@@ -13,11 +13,22 @@ const AMX: u32 = 1 << 22 | 1 << 24 | 1 << 25;
 /// XTILE components of leaf 0xd.
 const XTILE: u32 = 0b11 << 17;
 
-/// What guests are offered of what KVM supports.
-pub fn offered(supported: &CpuId) -> CpuId {
+/// The local APIC's deadline timer, in leaf 1, ECX. KVM's list never has it, since only an
+/// in-kernel APIC can do it (KVM API 4.46), which all guests of tine have.
+const TSC_DEADLINE: u32 = 1 << 24;
+
+/// In leaf 1, ECX: there is a hypervisor, so leaf 0x40000000 is worth a look. Not in KVM's
+/// list either.
+const HYPERVISOR: u32 = 1 << 31;
+
+/// What guests are offered of what KVM supports; `tsc_deadline` is whether its APIC has a
+/// deadline timer.
+pub fn offered(supported: &CpuId, tsc_deadline: bool) -> CpuId {
     let mut cpuid = supported.clone();
     for entry in cpuid.as_mut_slice() {
         match (entry.function, entry.index) {
+            (1, _) if tsc_deadline => entry.ecx |= HYPERVISOR | TSC_DEADLINE,
+            (1, _) => entry.ecx |= HYPERVISOR,
             (KVM_FEATURES, _) => entry.eax &= KVM_FEATURES_OFFERED,
             (7, 0) => entry.edx &= !AMX,
             (0xd, 0) => entry.eax &= !XTILE,

@@ -45,7 +45,7 @@ impl KvmHost {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(failed("KVM_GET_SUPPORTED_CPUID", ""))?;
-        let cpuid = cpuid::offered(&supported);
+        let cpuid = cpuid::offered(&supported, kvm.check_extension(Cap::TscDeadlineTimer));
         let indices = kvm.get_msr_index_list().map_err(failed("KVM_GET_MSR_INDEX_LIST", ""))?;
         let clock_flags = kvm.check_extension_int(Cap::AdjustClock) as u32;
         let max_vcpus = kvm.get_max_vcpus();

@@ -11,6 +11,8 @@ use kvm_bindings::{kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::{KvmError, KvmHost, cpuid, failed};
+use crate::memory::GuestRam;
+use crate::memory::layout::Region;
 
 /// Where KVM may put three pages of its own on Intel hosts (KVM API 4.42,
 /// `KVM_SET_TSS_ADDR`): just below 4 GiB, where no guest of tine has memory.
@@ -26,6 +28,20 @@ pub struct Slot {
     pub host_address: u64,
     /// Size in bytes.
     pub bytes: u64,
+}
+
+impl Slot {
+    /// The slots of `ram`: one for each piece of it.
+    pub fn of(ram: &GuestRam) -> Vec<Self> {
+        let mut host_address = ram.mapping().address() as u64;
+        let mut slots = Vec::with_capacity(ram.layout().regions().len());
+        for region in ram.layout().regions() {
+            let Region { guest_address, bytes } = *region;
+            slots.push(Self { guest_address, host_address, bytes });
+            host_address += bytes;
+        }
+        slots
+    }
 }
 
 /// What a shell is to have.

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::boot::linux::Kernel;
 use crate::devices::ConsoleSink;
 use crate::kvm::ClockPolicy;
 use crate::memory::ImageKind;
@@ -22,6 +23,19 @@ impl Default for MachineConfig {
     fn default() -> Self {
         Self { ram_bytes: 256 << 20, vcpus: 1, image: ImageKind::Small }
     }
+}
+
+/// The shape of a machine that boots Linux.
+#[derive(Debug)]
+pub struct LinuxConfig {
+    /// Size of RAM, bytes.
+    pub ram_bytes: u64,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// What kind of pages its memory image is to be made of.
+    pub image: ImageKind,
+    /// The kernel and what it is started with.
+    pub kernel: Kernel,
 }
 
 /// How a clone gets its memory.

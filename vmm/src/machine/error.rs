@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::{End, Loud};
 use crate::boot::BootError;
 use crate::devices::DeviceError;
 use crate::kvm::KvmError;
@@ -40,11 +41,17 @@ pub enum MachineError {
     /// KVM's counters could not be read.
     #[error("reading KVM's counters failed")]
     Counters(#[source] io::Error),
-    /// A vCPU did not stop.
-    #[error("vCPU {vcpu} did not park within {limit:?}; the machine runs on")]
+    /// The device thread could not be started.
+    #[error("starting the device thread failed; check the limits on processes and memory")]
+    DeviceThread(#[source] io::Error),
+    /// A descriptor that wakes the device thread could not be made.
+    #[error("making an event descriptor failed; check the limit on open files")]
+    Bell(#[source] io::Error),
+    /// A vCPU or the devices did not stop.
+    #[error("{who} did not park within {limit:?}; the machine runs on")]
     Park {
-        /// The vCPU.
-        vcpu: usize,
+        /// Who did not.
+        who: Loud,
         /// How long was waited.
         limit: Duration,
     },
@@ -87,6 +94,9 @@ pub enum MachineError {
     /// The machine was killed.
     #[error("the machine was killed")]
     Killed,
+    /// The guest ended by itself.
+    #[error("the guest {0}")]
+    Ended(End),
     /// The machine failed before.
     #[error("the machine failed: {0}")]
     Failed(String),

@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Status, lock};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{End, Status};
 use crate::fork::Ladder;
+use crate::lock;
 
 /// What the machine wants of its vCPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,24 @@ pub(crate) enum Want {
 pub(super) enum Next {
     Run,
     Stop,
+}
+
+/// Who did not get quiet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loud {
+    /// This vCPU.
+    Vcpu(usize),
+    /// The device thread.
+    Devices,
+}
+
+impl std::fmt::Display for Loud {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vcpu(vcpu) => write!(f, "vCPU {vcpu}"),
+            Self::Devices => f.write_str("the device thread"),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +62,10 @@ struct State {
     want: Want,
     vcpus: Vec<Activity>,
     failure: Option<String>,
+    /// How the guest ended by itself.
+    end: Option<End>,
+    /// The device thread is neither serving nor about to.
+    devices_quiet: bool,
     /// Rises with every reset: commands of an earlier life are lost.
     life: u64,
 }
@@ -73,6 +98,8 @@ pub(crate) struct Gate {
     ready: OnceLock<Instant>,
     entered: OnceLock<Instant>,
     first_exit: OnceLock<FirstExit>,
+    /// Rung when something changes, for the device thread, which sleeps elsewhere.
+    bell: Option<EventFd>,
 }
 
 impl Gate {
@@ -80,7 +107,14 @@ impl Gate {
     pub(crate) fn new(idle: impl IntoIterator<Item = bool>, requested: Instant) -> Self {
         let vcpus =
             idle.into_iter().map(|idle| Activity { quiet: true, idle, settling: false }).collect();
-        let state = State { want: Want::Pause, vcpus, failure: None, life: 0 };
+        let state = State {
+            want: Want::Pause,
+            vcpus,
+            failure: None,
+            end: None,
+            devices_quiet: true,
+            life: 0,
+        };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -89,6 +123,32 @@ impl Gate {
             ready: OnceLock::new(),
             entered: OnceLock::new(),
             first_exit: OnceLock::new(),
+            bell: None,
+        }
+    }
+
+    /// The same gate for a machine with a device thread, which `bell` wakes.
+    pub(crate) fn with_devices(self, bell: EventFd) -> Self {
+        Self { bell: Some(bell), ..self }
+    }
+
+    /// What wakes the device thread.
+    pub(super) fn bell(&self) -> Option<&EventFd> {
+        self.bell.as_ref()
+    }
+
+    /// The device thread has heard the bell.
+    pub(super) fn hear_bell(&self) {
+        if let Some(Err(error)) = self.bell.as_ref().map(EventFd::read) {
+            tracing::error!(%error, "the bell of a device thread can't be read");
+        }
+    }
+
+    /// Tells everybody who waits that something has changed.
+    fn announce(&self) {
+        self.changed.notify_all();
+        if let Some(Err(error)) = self.bell.as_ref().map(|bell| bell.write(1)) {
+            tracing::error!(%error, "the bell of a device thread can't be rung");
         }
     }
 
@@ -103,7 +163,7 @@ impl Gate {
             state.want = want;
             self.want.store(want as u8, Ordering::SeqCst);
         }
-        self.changed.notify_all();
+        self.announce();
     }
 
     /// Marks the moment before the gate opens for the first time.
@@ -123,9 +183,14 @@ impl Gate {
         self.first_exit.get().copied()
     }
 
+    /// Whether the machine is to run: a look without the lock.
+    pub(super) fn is_open(&self) -> bool {
+        self.want.load(Ordering::SeqCst) == Want::Run as u8
+    }
+
     /// The vCPU is about to enter KVM. Whether it may: a look without the lock.
     pub(super) fn may_enter(&self) -> bool {
-        let open = self.want.load(Ordering::SeqCst) == Want::Run as u8;
+        let open = self.is_open();
         if open && self.entered.get().is_none() {
             self.entered.get_or_init(Instant::now);
         }
@@ -186,6 +251,24 @@ impl Gate {
         }
     }
 
+    /// The device thread is quiet and waits until it may serve or must stop.
+    pub(super) fn pass_devices(&self) -> Next {
+        let mut state = self.state();
+        state.devices_quiet = true;
+        self.changed.notify_all();
+        loop {
+            match state.want {
+                Want::Stop => return Next::Stop,
+                Want::Run => {
+                    state.devices_quiet = false;
+                    return Next::Run;
+                }
+                Want::Pause => {}
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// The guest on vCPU `index` has nothing to do.
     pub(super) fn set_idle(&self, index: usize) {
         self.state().vcpus[index].idle = true;
@@ -195,19 +278,38 @@ impl Gate {
     pub(super) fn fail(&self, reason: String) {
         let mut state = self.state();
         state.failure.get_or_insert(reason);
-        state.want = Want::Stop;
-        self.want.store(Want::Stop as u8, Ordering::SeqCst);
-        self.changed.notify_all();
+        self.stop(state);
     }
 
-    /// Waits until every vCPU is quiet. Which is not, when `limit` is over.
-    pub(super) fn wait_quiet(&self, limit: Duration) -> Result<(), usize> {
-        let all_quiet = |state: &State| state.vcpus.iter().all(|vcpu| vcpu.quiet);
-        if self.wait(limit, all_quiet) {
+    /// The guest ended by itself.
+    pub(super) fn end(&self, end: End) {
+        let mut state = self.state();
+        state.end.get_or_insert(end);
+        self.stop(state);
+    }
+
+    fn stop(&self, mut state: MutexGuard<'_, State>) {
+        state.want = Want::Stop;
+        self.want.store(Want::Stop as u8, Ordering::SeqCst);
+        drop(state);
+        self.announce();
+    }
+
+    /// Waits until every vCPU and the devices are quiet. Who is not, when `limit` is over.
+    pub(super) fn wait_quiet(&self, limit: Duration) -> Result<(), Loud> {
+        let loud = |state: &State| match state.vcpus.iter().position(|vcpu| !vcpu.quiet) {
+            Some(vcpu) => Some(Loud::Vcpu(vcpu)),
+            None => (!state.devices_quiet).then_some(Loud::Devices),
+        };
+        if self.wait(limit, |state| loud(state).is_none()) {
             return Ok(());
         }
-        let state = self.state();
-        state.vcpus.iter().position(|vcpu| !vcpu.quiet).map_or(Ok(()), Err)
+        loud(&self.state()).map_or(Ok(()), Err)
+    }
+
+    /// Waits until the machine has stopped for whatever reason, at most `limit`.
+    pub(super) fn wait_stop(&self, limit: Duration) -> bool {
+        self.wait(limit, |state| state.want == Want::Stop)
     }
 
     /// Which vCPUs are not quiet.
@@ -275,11 +377,12 @@ impl Gate {
 
     pub(super) fn status(&self) -> Status {
         let state = self.state();
-        match (&state.failure, state.want) {
-            (Some(reason), _) => Status::Failed(reason.clone()),
-            (None, Want::Run) => Status::Running,
-            (None, Want::Pause) => Status::Paused,
-            (None, Want::Stop) => Status::Killed,
+        match (&state.failure, state.end, state.want) {
+            (Some(reason), ..) => Status::Failed(reason.clone()),
+            (None, Some(end), _) => Status::Ended(end),
+            (None, None, Want::Run) => Status::Running,
+            (None, None, Want::Pause) => Status::Paused,
+            (None, None, Want::Stop) => Status::Killed,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::gate::Want;
-use super::{Machine, MachineError, Status, lock};
+use super::{Machine, MachineError, Status};
 use crate::fork::Ladder;
 use crate::kvm::cpuid;
 use crate::kvm::stats::KvmCounters;
@@ -49,12 +49,11 @@ impl Parked<'_> {
             vcpus.push(VcpuRecord { idle, state });
         }
         Ok(MachineState {
-            ram_bytes: machine.ram_bytes(),
-            ram_base: machine.ram().base(),
+            ram: machine.ram().layout().clone(),
             cpuid: cpuid::leaves(machine.host.cpuid()),
             vm: VmState::capture(&machine.vm, machine.pit)?,
             vcpus,
-            serial: lock(&machine.serial).state(),
+            board: machine.board.state(),
         })
     }
 }
@@ -91,7 +90,7 @@ impl Machine {
         }
         self.gate
             .wait_quiet(PARK_LIMIT)
-            .map_err(|vcpu| MachineError::Park { vcpu, limit: PARK_LIMIT })
+            .map_err(|who| MachineError::Park { who, limit: PARK_LIMIT })
     }
 
     /// An error when the machine has failed or was killed.
@@ -99,6 +98,7 @@ impl Machine {
         match self.status() {
             Status::Running | Status::Paused => Ok(()),
             Status::Failed(reason) => Err(MachineError::Failed(reason)),
+            Status::Ended(end) => Err(MachineError::Ended(end)),
             Status::Killed => Err(MachineError::Killed),
         }
     }
@@ -129,6 +129,9 @@ impl Machine {
         }
         for vcpu in &self.vcpus {
             vcpu.join();
+        }
+        if let Some(devices) = &self.device_thread {
+            devices.join();
         }
     }
 
@@ -162,7 +165,7 @@ impl Machine {
         for (vcpu, record) in self.vcpus.iter().zip(&state.vcpus) {
             record.state.restore(&vcpu.fd(), vcpu.index())?;
         }
-        Ok(lock(&self.serial).restore(&state.serial)?)
+        Ok(self.board.restore(&state.board)?)
     }
 
     /// The memory account. Exact only while the guest stands still or waits.

@@ -3,7 +3,9 @@
 //! `gate` decides when vCPUs run; `vcpu` is the thread of one; `workload` gives the
 //! embedded guest its commands; `lifecycle` holds what is done to a machine as a whole.
 
+mod boot;
 mod config;
+mod device_thread;
 mod error;
 mod exits;
 mod gate;
@@ -12,23 +14,27 @@ mod parts;
 mod vcpu;
 mod workload;
 
-pub use config::{MachineConfig, MemoryMode, SpawnOptions};
+pub use config::{LinuxConfig, MachineConfig, MemoryMode, SpawnOptions};
 pub use error::MachineError;
 pub use workload::Ticket;
+
+pub use gate::Loud;
 
 pub(crate) use gate::Gate;
 pub(crate) use lifecycle::Parked;
 pub(crate) use parts::MachineParts;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kvm_ioctls::VmFd;
 
-use crate::devices::SerialConsole;
+use crate::devices::Board;
 use crate::fork::Ladder;
 use crate::kvm::KvmHost;
+use crate::lock;
 use crate::memory::GuestRam;
 use crate::snapshot::Snapshot;
+use device_thread::DeviceThread;
 use lifecycle::Control;
 use vcpu::Vcpu;
 
@@ -41,8 +47,28 @@ pub enum Status {
     Paused,
     /// A vCPU can't go on, and none does; why.
     Failed(String),
+    /// The guest ended by itself.
+    Ended(End),
     /// It was killed.
     Killed,
+}
+
+/// How a guest ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It switched the machine off.
+    PowerOff,
+    /// It reset the machine: it would boot again, and all that it was is gone.
+    Reset,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "switched its machine off",
+            Self::Reset => "reset its machine",
+        })
+    }
 }
 
 /// A microVM that exists.
@@ -53,7 +79,8 @@ pub struct Machine {
     // The fields are dropped in this order: threads are joined by `Drop`, then the vCPUs
     // and the VM are closed, and the memory that they used goes last.
     vcpus: Vec<Vcpu>,
-    serial: Arc<Mutex<SerialConsole>>,
+    device_thread: Option<DeviceThread>,
+    board: Arc<Board>,
     vm: Arc<VmFd>,
     pit: bool,
     ram: RwLock<GuestRam>,
@@ -109,7 +136,7 @@ impl Machine {
 
     /// Gives the guest console input; as many bytes as fit. Returns how many.
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize, MachineError> {
-        Ok(lock(&self.serial).input(bytes)?)
+        Ok(self.board.console_input(bytes)?)
     }
 
     pub(crate) fn host(&self) -> &Arc<KvmHost> {
@@ -137,10 +164,4 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Locks; a panic of another holder does not spread: what the locks here protect is
-/// valid between any two statements.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,15 +3,17 @@
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use tine_abi::layout::PORT_CONSOLE;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
+use super::device_thread::DeviceThread;
 use super::gate::{Gate, Want};
 use super::lifecycle::Control;
 use super::vcpu::Vcpu;
-use super::{Machine, MachineError, Status, lock};
-use crate::devices::{PortBus, SerialConsole, serial};
+use super::{Machine, MachineError, Status};
+use crate::devices::Board;
 use crate::fork::Ladder;
 use crate::kvm::{KvmHost, Shell};
+use crate::lock;
 use crate::memory::GuestRam;
 use crate::snapshot::Snapshot;
 
@@ -19,7 +21,7 @@ use crate::snapshot::Snapshot;
 pub(crate) struct MachineParts {
     // A shell is closed before the memory that it uses goes.
     pub(crate) shell: Shell,
-    pub(crate) serial: SerialConsole,
+    pub(crate) board: Board,
     pub(crate) ram: GuestRam,
     pub(crate) gate: Gate,
     pub(crate) origin: Option<Snapshot>,
@@ -33,21 +35,18 @@ impl MachineParts {
         host: &Arc<KvmHost>,
         ladder: Ladder,
     ) -> Result<Machine, MachineError> {
-        let Self { shell, serial, ram, gate, origin, tsc_khz } = self;
+        let Self { shell, board, ram, gate, origin, tsc_khz } = self;
         let Shell { vcpus: fds, vm, pit, .. } = shell;
-        let serial = Arc::new(Mutex::new(serial));
-        let mut ports = PortBus::default();
-        ports.attach(
-            "the serial console",
-            PORT_CONSOLE,
-            serial::PORTS,
-            Arc::clone(&serial) as _,
-        )?;
-        let ports = Arc::new(ports);
+        let bus = Arc::new(board.bus()?);
+        let gate = match board.is_linux() {
+            true => gate.with_devices(EventFd::new(EFD_CLOEXEC).map_err(MachineError::Bell)?),
+            false => gate,
+        };
         // Threads that were started before another could not be are joined by `Drop`.
         let mut machine = Machine {
             vcpus: Vec::with_capacity(fds.len()),
-            serial,
+            device_thread: None,
+            board: Arc::new(board),
             vm,
             pit,
             ram: RwLock::new(ram),
@@ -60,8 +59,11 @@ impl MachineParts {
         };
         machine.gate.mark_ready();
         for (index, fd) in fds.into_iter().enumerate() {
-            let vcpu = Vcpu::start(fd, index, &machine.gate, &ports)?;
+            let vcpu = Vcpu::start(fd, index, &machine.gate, &machine.board, &bus)?;
             machine.vcpus.push(vcpu);
+        }
+        if machine.board.is_linux() {
+            machine.device_thread = Some(DeviceThread::start(&machine.board, &machine.gate)?);
         }
         machine.gate.want(Want::Run);
         Ok(machine)

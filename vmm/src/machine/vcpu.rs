@@ -11,8 +11,9 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::exits::{After, handle};
 use super::gate::{Gate, Next};
-use super::{MachineError, lock};
-use crate::devices::PortBus;
+use super::{End, MachineError};
+use crate::devices::{Board, Bus};
+use crate::lock;
 
 /// Stack of a vCPU's thread, bytes; most of it is never touched.
 const STACK_BYTES: usize = 128 << 10;
@@ -36,12 +37,18 @@ impl Vcpu {
         fd: VcpuFd,
         index: usize,
         gate: &Arc<Gate>,
-        ports: &Arc<PortBus>,
+        board: &Arc<Board>,
+        bus: &Arc<Bus>,
     ) -> Result<Self, MachineError> {
         register_kick().map_err(MachineError::Signal)?;
         let fd = Arc::new(Mutex::new(fd));
-        let worker =
-            Worker { index, fd: Arc::clone(&fd), gate: Arc::clone(gate), ports: Arc::clone(ports) };
+        let worker = Worker {
+            index,
+            fd: Arc::clone(&fd),
+            gate: Arc::clone(gate),
+            board: Arc::clone(board),
+            bus: Arc::clone(bus),
+        };
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(STACK_BYTES)
@@ -101,7 +108,8 @@ struct Worker {
     index: usize,
     fd: Arc<Mutex<VcpuFd>>,
     gate: Arc<Gate>,
-    ports: Arc<PortBus>,
+    board: Arc<Board>,
+    bus: Arc<Bus>,
 }
 
 impl Worker {
@@ -128,7 +136,7 @@ impl Worker {
             if !self.gate.may_enter() {
                 return complete_io(fd);
             }
-            match enter(fd, &self.ports)? {
+            match enter(fd, &self.bus)? {
                 After::Continue => {}
                 After::Purpose => self.gate.saw_exit(),
                 After::Idle => {
@@ -137,15 +145,27 @@ impl Worker {
                     self.gate.set_idle(self.index);
                     return Ok(());
                 }
+                After::End(end) => {
+                    self.end(end);
+                    return Ok(());
+                }
                 After::Fail(reason) => return Err(reason),
             }
         }
     }
+
+    /// The guest ended. A kernel that panicked resets the machine, too, but has failed.
+    fn end(&self, end: End) {
+        match self.board.panic_report().filter(|_| end == End::Reset) {
+            Some(report) => self.gate.fail(format!("the kernel panicked:\n{report}")),
+            None => self.gate.end(end),
+        }
+    }
 }
 
-fn enter(fd: &mut VcpuFd, ports: &PortBus) -> Result<After, String> {
+fn enter(fd: &mut VcpuFd, bus: &Bus) -> Result<After, String> {
     match fd.run() {
-        Ok(exit) => Ok(handle(exit, ports)),
+        Ok(exit) => Ok(handle(exit, bus)),
         Err(error) => match error.errno() {
             libc::EINTR | libc::EAGAIN => Ok(After::Continue),
             errno => Err(format!("KVM_RUN failed: {}", io::Error::from_raw_os_error(errno))),

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod delta;
 pub mod hotset;
 pub mod image;
+pub mod layout;
 pub mod ledger;
 pub mod mapping;
 pub mod pagemap;
@@ -18,6 +19,7 @@ mod uffd;
 
 pub use hotset::HotSet;
 pub use image::{ImageKind, MemoryImage};
+pub use layout::RamLayout;
 pub use ledger::Ledger;
 pub use ram::{EagerReport, GuestRam};
 pub use runs::{Run, Runs};

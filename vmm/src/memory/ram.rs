@@ -8,6 +8,7 @@ use super::copy;
 use super::delta::DeltaBuffer;
 use super::hotset::HotSet;
 use super::image::{ImageKind, MemoryImage};
+use super::layout::RamLayout;
 use super::ledger::Ledger;
 use super::mapping::{DROP, HUGE, Mapping, POPULATE_WRITE};
 use super::pagemap::{self, Want};
@@ -47,29 +48,45 @@ impl EagerReport {
 /// The RAM of one guest.
 #[derive(Debug)]
 pub struct GuestRam {
-    // Dropped before the mapping that it describes.
-    view: GuestMemoryMmap,
-    mapping: Mapping,
+    access: RamAccess,
     image: Arc<MemoryImage>,
     backing: Backing,
-    base: u64,
+    layout: RamLayout,
+}
+
+/// A guest's memory as its devices have it: valid as long as any of them does.
+#[derive(Clone, Debug)]
+pub struct RamAccess {
+    // Dropped before the mapping that it describes.
+    view: GuestMemoryMmap,
+    mapping: Arc<Mapping>,
+}
+
+impl RamAccess {
+    /// The memory, by guest-physical address, with every access checked.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.view
+    }
 }
 
 impl GuestRam {
-    /// RAM at guest-physical `base` for a guest that boots on `image`.
-    pub fn boot(image: MemoryImage, base: u64) -> Result<Self, MemoryError> {
+    /// RAM laid out as `layout` for a guest that boots on `image`.
+    pub fn boot(image: MemoryImage, layout: RamLayout) -> Result<Self, MemoryError> {
         let mapping = image.map_shared()?;
-        Self::new(mapping, Arc::new(image), Backing::Shared, base)
+        Self::new(mapping, Arc::new(image), Backing::Shared, layout)
     }
 
     /// RAM of a clone that shares `image` until it writes.
-    pub fn copy_on_write(image: &Arc<MemoryImage>, base: u64) -> Result<Self, MemoryError> {
-        Self::new(image.map_private()?, Arc::clone(image), Backing::CopyOnWrite, base)
+    pub fn copy_on_write(image: &Arc<MemoryImage>, layout: RamLayout) -> Result<Self, MemoryError> {
+        Self::new(image.map_private()?, Arc::clone(image), Backing::CopyOnWrite, layout)
     }
 
     /// RAM of a clone that gets a full copy of `image` first, prefaulted, in huge pages
     /// where the kernel has them.
-    pub fn eager(image: &Arc<MemoryImage>, base: u64) -> Result<(Self, EagerReport), MemoryError> {
+    pub fn eager(
+        image: &Arc<MemoryImage>,
+        layout: RamLayout,
+    ) -> Result<(Self, EagerReport), MemoryError> {
         let mapping = Mapping::anonymous(image.bytes())?;
         // A kernel without transparent huge pages copies into small ones; the report tells.
         if let Err(error) = mapping.advise(0, mapping.bytes(), HUGE) {
@@ -99,7 +116,7 @@ impl GuestRam {
             report.bytes += delta.bytes() as u64;
         }
         report.huge_bytes = pagemap::find(&mapping, Want::Huge)?.pages() * PAGE_SIZE as u64;
-        let ram = Self::new(mapping, Arc::clone(image), Backing::Eager, base)?;
+        let ram = Self::new(mapping, Arc::clone(image), Backing::Eager, layout)?;
         Ok((ram, report))
     }
 
@@ -107,44 +124,60 @@ impl GuestRam {
     /// pages that are the parent's own. See [`copy_from`](Self::copy_from).
     pub fn below(parent: &Self) -> Result<Self, MemoryError> {
         let image = &parent.image;
-        Self::new(image.map_layers()?, Arc::clone(image), Backing::CopyOnWrite, parent.base)
+        let layout = parent.layout.clone();
+        Self::new(image.map_layers()?, Arc::clone(image), Backing::CopyOnWrite, layout)
     }
 
     fn new(
         mapping: Mapping,
         image: Arc<MemoryImage>,
         backing: Backing,
-        base: u64,
+        layout: RamLayout,
     ) -> Result<Self, MemoryError> {
-        let region_error =
-            |reason: String| MemoryError::Region { address: base, bytes: mapping.bytes(), reason };
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: the mapping is `bytes` long, readable and writable, and lives in the
-        // same value as the view, which is dropped first and never lent out for longer.
-        let region = unsafe {
-            MmapRegion::<()>::build_raw(
-                mapping.address(),
-                mapping.bytes(),
-                protection,
-                libc::MAP_PRIVATE | libc::MAP_NORESERVE,
-            )
+        let bytes = mapping.bytes();
+        let address = layout.regions().first().map_or(0, |region| region.guest_address);
+        let invalid = |reason: String| MemoryError::Region { address, bytes, reason };
+        if layout.bytes() != bytes as u64 {
+            return Err(invalid(format!("its layout is of {} bytes", layout.bytes())));
         }
-        .map_err(|error| region_error(error.to_string()))?;
-        let region = GuestRegionMmap::new(region, GuestAddress(base))
-            .ok_or_else(|| region_error("it wraps around the address space".into()))?;
-        let view = GuestMemoryMmap::from_regions(vec![region])
-            .map_err(|error| region_error(error.to_string()))?;
-        Ok(Self { view, mapping, image, backing, base })
+        let mut regions = Vec::with_capacity(layout.regions().len());
+        let mut offset = 0;
+        for region in layout.regions() {
+            let bytes = region.bytes as usize;
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+            // SAFETY: the pieces add up to the mapping, as checked, so that this one lies
+            // in it; it is readable and writable, and lives as long as any `RamAccess`
+            // that holds the view, because that holds the mapping too.
+            let piece = unsafe {
+                let first = mapping.address().add(offset);
+                MmapRegion::<()>::build_raw(first, bytes, protection, flags)
+            }
+            .map_err(|error| invalid(error.to_string()))?;
+            let piece = GuestRegionMmap::new(piece, GuestAddress(region.guest_address))
+                .ok_or_else(|| invalid("it wraps around the address space".into()))?;
+            regions.push(piece);
+            offset += bytes;
+        }
+        let view =
+            GuestMemoryMmap::from_regions(regions).map_err(|error| invalid(error.to_string()))?;
+        let access = RamAccess { view, mapping: Arc::new(mapping) };
+        Ok(Self { access, image, backing, layout })
     }
 
     /// The memory, by guest-physical address, with every access checked.
     pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.view
+        self.access.memory()
+    }
+
+    /// The memory for devices, which may outlive this value.
+    pub fn access(&self) -> RamAccess {
+        self.access.clone()
     }
 
     /// The mapping.
     pub fn mapping(&self) -> &Mapping {
-        &self.mapping
+        &self.access.mapping
     }
 
     /// The image below.
@@ -157,16 +190,16 @@ impl GuestRam {
         self.backing
     }
 
-    /// Guest-physical address of the first byte.
-    pub fn base(&self) -> u64 {
-        self.base
+    /// Where it lies in guest-physical memory.
+    pub fn layout(&self) -> &RamLayout {
+        &self.layout
     }
 
     /// Makes the image of a guest that booted immutable, and the guest a clone of it, in
     /// place and without copying. The guest must be parked. Does nothing to a clone.
     pub fn freeze(&mut self) -> Result<(), MemoryError> {
         if self.backing == Backing::Shared {
-            self.image.remap_private(&self.mapping)?;
+            self.image.remap_private(self.mapping())?;
             self.backing = Backing::CopyOnWrite;
             self.image.seal()?;
         }
@@ -179,7 +212,7 @@ impl GuestRam {
     pub fn dirty(&self) -> Result<Runs, MemoryError> {
         match self.backing {
             Backing::Shared => Ok(Runs::new()),
-            Backing::CopyOnWrite => pagemap::find(&self.mapping, Want::Private),
+            Backing::CopyOnWrite => pagemap::find(self.mapping(), Want::Private),
             Backing::Eager => self.different(),
         }
     }
@@ -187,13 +220,13 @@ impl GuestRam {
     /// The pages that differ from the base, and all those of the layer over it.
     fn different(&self) -> Result<Runs, MemoryError> {
         let image = self.image.base_view()?;
-        let owned = pagemap::find(&self.mapping, Want::Private)?;
+        let owned = pagemap::find(self.mapping(), Want::Private)?;
         let mut page = vec![0u8; PAGE_SIZE];
         let mut below = vec![0u8; PAGE_SIZE];
         let mut dirty = Runs::new();
         for run in owned.iter() {
             for number in run.first..run.end() {
-                self.mapping.read(number as usize * PAGE_SIZE, &mut page);
+                self.mapping().read(number as usize * PAGE_SIZE, &mut page);
                 image.read(number as usize * PAGE_SIZE, &mut below);
                 if page != below {
                     dirty.push(Run { first: number, pages: 1 });
@@ -216,10 +249,10 @@ impl GuestRam {
     ) -> (Result<Runs, MemoryError>, T) {
         let pages = self.image.kind();
         if parent.backing == Backing::CopyOnWrite {
-            return copy::own_pages(&parent.mapping, &self.mapping, pages, meanwhile);
+            return copy::own_pages(parent.mapping(), self.mapping(), pages, meanwhile);
         }
         let copied = parent.dirty().and_then(|dirty| {
-            copy::same_places(&parent.mapping, &self.mapping, &dirty, pages)?;
+            copy::same_places(parent.mapping(), self.mapping(), &dirty, pages)?;
             Ok(dirty)
         });
         (copied, meanwhile())
@@ -233,7 +266,7 @@ impl GuestRam {
 
     /// Copies the pages `runs` into `buffer`. The guest must be parked.
     pub fn save(&self, runs: &Runs, buffer: &mut DeltaBuffer) -> Result<(), MemoryError> {
-        buffer.fill(&self.mapping, runs)
+        buffer.fill(self.mapping(), runs)
     }
 
     /// Makes the image of the moment when `dirty` was [saved](Self::save) in `buffer`:
@@ -255,7 +288,7 @@ impl GuestRam {
 
     /// Copies the pages of `hot` ahead. Returns how many.
     pub fn apply_hot_set(&self, hot: &HotSet) -> Result<u64, MemoryError> {
-        hot.apply(&self.mapping)
+        hot.apply(self.mapping())
     }
 
     /// Drops every private page, so that the image shows through again. The guest must
@@ -264,17 +297,17 @@ impl GuestRam {
         match self.backing {
             Backing::Shared => Ok(()),
             Backing::CopyOnWrite => {
-                self.mapping.advise(0, self.mapping.bytes(), DROP)?;
+                self.mapping().advise(0, self.mapping().bytes(), DROP)?;
                 match self.image.delta() {
-                    Some(delta) => delta.lay_copies(&self.mapping),
+                    Some(delta) => delta.lay_copies(self.mapping()),
                     None => Ok(()),
                 }
             }
             Backing::Eager => {
                 let dirty = self.different()?;
-                copy::overwrite(self.image.base_view()?, &self.mapping, &dirty);
+                copy::overwrite(self.image.base_view()?, self.mapping(), &dirty);
                 if let Some(delta) = self.image.delta() {
-                    delta.lay_all(&self.mapping);
+                    delta.lay_all(self.mapping());
                 }
                 Ok(())
             }
@@ -283,7 +316,7 @@ impl GuestRam {
 
     /// The memory account.
     pub fn ledger(&self) -> Result<Ledger, MemoryError> {
-        Ledger::of(&self.mapping, self.image.delta().map_or(0, |delta| delta.bytes() as u64))
+        Ledger::of(self.mapping(), self.image.delta().map_or(0, |delta| delta.bytes() as u64))
     }
 
     /// How many bytes of the image are huge pages now, if it was asked to be made of them.

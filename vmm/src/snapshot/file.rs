@@ -27,7 +27,7 @@ use crate::memory::{HotSet, MemoryError, MemoryImage, PAGE_SIZE};
 /// First bytes of every snapshot file.
 const MAGIC: [u8; 8] = *b"TINESNAP";
 /// Version of the format. Others are refused.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// Size of the header, bytes.
 pub const HEADER_BYTES: usize = 64;
 /// Size of the pieces of memory that have a checksum each, bytes.
@@ -293,9 +293,7 @@ impl Snapshot {
             return Err(damaged("the checksum of the checksums is wrong"));
         }
         let (state, hot_set) = decode_state(state).map_err(|refusal| refusal.of(path))?;
-        if state.ram_bytes != header.memory_bytes {
-            return Err(damaged("machine state and memory are of different size"));
-        }
+        state.ram.check(header.memory_bytes).map_err(damaged)?;
         let here = cpuid::leaves(host.cpuid());
         if let Some(reason) = cpuid::incompatibility(&state.cpuid, &here) {
             return Err(SnapshotFileError::Incompatible { path: path.to_path_buf(), reason });

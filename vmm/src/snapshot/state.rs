@@ -2,25 +2,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::serial::SerialState;
+use crate::devices::board::BoardState;
 use crate::kvm::cpuid::Leaf;
 use crate::kvm::{VcpuState, VmState};
+use crate::memory::RamLayout;
 
 /// State of the machine at the moment of a snapshot.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MachineState {
-    /// Size of guest RAM, bytes.
-    pub ram_bytes: u64,
-    /// Guest-physical address of its first byte.
-    pub ram_base: u64,
+    /// Where guest RAM lies.
+    pub ram: RamLayout,
     /// CPU features that the guest was offered.
     pub cpuid: Vec<Leaf>,
     /// Clock, interrupt chips, PIT.
     pub vm: VmState,
     /// The vCPUs.
     pub vcpus: Vec<VcpuRecord>,
-    /// The console's port.
-    pub serial: SerialState,
+    /// The devices.
+    pub board: BoardState,
 }
 
 /// One vCPU of a saved machine.

@@ -5,6 +5,7 @@
 //! memory; a driver that breaks the rules of the ring makes the device [`Broken`] until the
 //! driver resets it, and never more than that.
 
+pub mod mmio;
 pub mod rings;
 
 pub use rings::{Broken, Chain, Rings};

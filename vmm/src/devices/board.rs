@@ -1,0 +1,215 @@
+//! Everything that is on a machine's buses: made, saved and restored as one.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
+
+use super::events::{self, Event, EventDevice};
+use super::serial::{self, ConsoleLog, SerialState};
+use super::virtio::mmio::{Transport, TransportState};
+use super::virtio::{DeviceState, VirtioDevice};
+use super::{Bus, ConsoleSink, DeviceError, SerialConsole, generation};
+use crate::boot::platform::{
+    CONSOLE_PORT, EVENTS_PORT, VIRTIO_BYTES, VIRTIO_SLOTS, virtio_address,
+};
+use crate::lock;
+use crate::memory::ram::RamAccess;
+
+/// How much of its console a board remembers, to say why a kernel stopped, bytes.
+const TAIL_BYTES: usize = 4 << 10;
+
+/// The devices of one machine.
+#[derive(Debug)]
+pub struct Board {
+    serial: Arc<Mutex<SerialConsole>>,
+    platform: Option<Platform>,
+}
+
+/// What a Linux guest has beside its console.
+#[derive(Debug)]
+struct Platform {
+    events: Arc<Mutex<EventDevice>>,
+    transports: Vec<Arc<Transport>>,
+    memory: RamAccess,
+    tail: ConsoleLog,
+}
+
+/// What is saved of a board.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BoardState {
+    serial: SerialState,
+    platform: Option<PlatformState>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PlatformState {
+    events: u32,
+    transports: Vec<TransportState>,
+}
+
+impl BoardState {
+    /// Whether it is that of a Linux guest.
+    pub fn is_linux(&self) -> bool {
+        self.platform.is_some()
+    }
+}
+
+impl Board {
+    /// The board of the embedded workload: a console.
+    pub fn embedded(vm: &Arc<VmFd>, console: ConsoleSink) -> Self {
+        let serial = SerialConsole::new(Arc::clone(vm), console);
+        Self { serial: Arc::new(Mutex::new(serial)), platform: None }
+    }
+
+    /// The board of a Linux guest, with `devices` in their slots.
+    pub fn linux(
+        vm: &Arc<VmFd>,
+        console: ConsoleSink,
+        memory: RamAccess,
+        devices: Vec<(u8, Box<dyn VirtioDevice>)>,
+    ) -> Result<Self, DeviceError> {
+        generation::set(memory.memory())?;
+        let tail = ConsoleLog::new(TAIL_BYTES);
+        let sink = Tee { sink: console, tail: tail.clone() };
+        let serial = SerialConsole::new(Arc::clone(vm), Box::new(sink));
+        let events = EventDevice::new(Arc::clone(vm), 0);
+        let plug = |(slot, device)| Ok(Arc::new(Transport::new(slot, device, vm, memory.clone())?));
+        let transports = devices.into_iter().map(plug).collect::<Result<_, DeviceError>>()?;
+        let events = Arc::new(Mutex::new(events));
+        let platform = Platform { events, transports, memory, tail };
+        Ok(Self { serial: Arc::new(Mutex::new(serial)), platform: Some(platform) })
+    }
+
+    /// The board of a clone, in a saved state. The clone's `vm` has its own.
+    pub fn restored(
+        vm: &Arc<VmFd>,
+        console: ConsoleSink,
+        memory: RamAccess,
+        state: &BoardState,
+    ) -> Result<Self, DeviceError> {
+        let Some(platform) = &state.platform else {
+            let serial = SerialConsole::restored(Arc::clone(vm), console, &state.serial)?;
+            return Ok(Self { serial: Arc::new(Mutex::new(serial)), platform: None });
+        };
+        let mut devices = Vec::with_capacity(platform.transports.len());
+        for saved in &platform.transports {
+            devices.push((saved.slot, device(&saved.device)?));
+        }
+        let board = Self::linux(vm, console, memory, devices)?;
+        board.restore(state)?;
+        Ok(board)
+    }
+
+    /// Goes back to a saved state of the same board; the machine stands still.
+    pub fn restore(&self, state: &BoardState) -> Result<(), DeviceError> {
+        lock(&self.serial).restore(&state.serial)?;
+        let (platform, saved) = match (&self.platform, &state.platform) {
+            (None, None) => return Ok(()),
+            (Some(platform), Some(saved))
+                if saved.transports.len() == platform.transports.len() =>
+            {
+                (platform, saved)
+            }
+            _ => {
+                let reason = "it is of another kind of machine".into();
+                return Err(DeviceError::State { device: "the board", reason });
+            }
+        };
+        lock(&platform.events).set_pending(saved.events);
+        for (transport, saved) in platform.transports.iter().zip(&saved.transports) {
+            transport.restore(saved, device(&saved.device)?)?;
+        }
+        generation::renew(platform.memory.memory(), &platform.events)
+    }
+
+    /// What to save; the machine stands still.
+    pub fn state(&self) -> BoardState {
+        let platform = self.platform.as_ref().map(|platform| PlatformState {
+            events: lock(&platform.events).pending(),
+            transports: platform.transports.iter().map(|transport| transport.state()).collect(),
+        });
+        BoardState { serial: lock(&self.serial).state(), platform }
+    }
+
+    /// The buses, with everything attached.
+    pub fn bus(&self) -> Result<Bus, DeviceError> {
+        let mut bus = Bus::default();
+        let serial = Arc::clone(&self.serial);
+        bus.attach_ports("the serial console", CONSOLE_PORT, serial::PORTS, serial as _)?;
+        if let Some(platform) = &self.platform {
+            let device = Arc::clone(&platform.events);
+            bus.attach_ports("the event device", EVENTS_PORT, events::PORTS, device as _)?;
+            for transport in &platform.transports {
+                let first = virtio_address(transport.slot());
+                let device = Arc::clone(transport);
+                bus.attach_memory("a virtio device", first, VIRTIO_BYTES, device as _)?;
+            }
+        }
+        Ok(bus)
+    }
+
+    /// The virtio devices.
+    pub fn transports(&self) -> &[Arc<Transport>] {
+        self.platform.as_ref().map_or(&[], |platform| &platform.transports)
+    }
+
+    /// Whether it has devices that need a thread.
+    pub fn is_linux(&self) -> bool {
+        self.platform.is_some()
+    }
+
+    /// Gives the guest console input; as many bytes as fit. Returns how many.
+    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, DeviceError> {
+        lock(&self.serial).input(bytes)
+    }
+
+    /// Presses the power button.
+    pub fn press_power(&self) -> Result<(), DeviceError> {
+        match &self.platform {
+            Some(platform) => events::raise(&platform.events, Event::PowerButton)
+                .map_err(|error| DeviceError::host("the power button", "its interrupt", error)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a Linux kernel that panicked has said, as far as it is remembered.
+    pub fn panic_report(&self) -> Option<String> {
+        let tail = self.platform.as_ref()?.tail.contents();
+        let tail = String::from_utf8_lossy(&tail);
+        let at = tail.find("Kernel panic")?;
+        // Some lines before it say how it came to that.
+        let before = tail[..at].char_indices().rev().filter(|(_, letter)| *letter == '\n').nth(8);
+        Some(tail[before.map_or(0, |(line, _)| line + 1)..].trim_end().replace('\r', ""))
+    }
+}
+
+/// A device in a saved state.
+fn device(state: &DeviceState) -> Result<Box<dyn VirtioDevice>, DeviceError> {
+    match state {
+        DeviceState::Entropy => Err(DeviceError::State {
+            device: "random numbers",
+            reason: "there is no such device yet".into(),
+        }),
+    }
+}
+
+/// Remembers what passes through.
+struct Tee {
+    sink: ConsoleSink,
+    tail: ConsoleLog,
+}
+
+impl Write for Tee {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.tail.write_all(data)?;
+        self.sink.write(data)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+const _: () = assert!(VIRTIO_SLOTS <= u8::MAX as usize);

@@ -1,0 +1,81 @@
+//! Machines from nothing: the embedded workload, and Linux.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tine_abi::layout::RAM_BASE;
+
+use super::gate::Gate;
+use super::{LinuxConfig, Machine, MachineConfig, MachineError, MachineParts};
+use crate::boot::{acpi, embedded, linux};
+use crate::devices::{Board, ConsoleSink};
+use crate::fork::Ladder;
+use crate::fork::spawn::{shell_for, timed};
+use crate::kvm::{KvmHost, failed};
+use crate::memory::{GuestRam, MemoryImage, RamLayout};
+
+/// How long the embedded workload may take to boot.
+const BOOT_LIMIT: Duration = Duration::from_secs(30);
+
+impl Machine {
+    /// Boots the embedded workload, and waits until all its vCPUs wait for commands.
+    pub fn boot(
+        host: &Arc<KvmHost>,
+        config: &MachineConfig,
+        console: ConsoleSink,
+    ) -> Result<Self, MachineError> {
+        let requested = Instant::now();
+        let MachineConfig { ram_bytes, vcpus, image } = *config;
+        embedded::check(ram_bytes, vcpus)?;
+        let mut ladder = Ladder { strategy: "boot", ..Ladder::default() };
+        let image = MemoryImage::create(ram_bytes, image)?;
+        let ram =
+            timed(&mut ladder.map, || GuestRam::boot(image, RamLayout::flat(RAM_BASE, ram_bytes)))?;
+        let shell = shell_for(host, &ram, vcpus, false, &mut ladder)?;
+
+        let begun = Instant::now();
+        let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
+        let program = tine_workload::ELF;
+        let start = embedded::load(ram.memory(), program, ram_bytes, vcpus, tsc_khz)?;
+        for (vcpu, index) in shell.vcpus.iter().zip(0..) {
+            start.set(vcpu, index)?;
+        }
+        ladder.restore = begun.elapsed();
+
+        let gate = Gate::new(vec![false; usize::from(vcpus)], requested);
+        let board = Board::embedded(&shell.vm, console);
+        let parts = MachineParts { shell, ram, board, gate, origin: None, tsc_khz };
+        let machine = parts.start(host, ladder)?;
+        machine.settle(BOOT_LIMIT)?;
+        Ok(machine)
+    }
+
+    /// Boots a Linux kernel. Does not wait for anything that it does.
+    pub fn boot_linux(
+        host: &Arc<KvmHost>,
+        config: LinuxConfig,
+        console: ConsoleSink,
+    ) -> Result<Self, MachineError> {
+        let requested = Instant::now();
+        let LinuxConfig { ram_bytes, vcpus, image, kernel } = config;
+        linux::check(ram_bytes, vcpus)?;
+        let mut ladder = Ladder { strategy: "boot", ..Ladder::default() };
+        let image = MemoryImage::create(ram_bytes, image)?;
+        let layout = RamLayout::pc(ram_bytes);
+        let ram = timed(&mut ladder.map, || GuestRam::boot(image, layout))?;
+        let shell = shell_for(host, &ram, vcpus, false, &mut ladder)?;
+
+        let begun = Instant::now();
+        let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
+        let devices = Vec::new();
+        let slots: Vec<u8> = devices.iter().map(|(slot, _)| *slot).collect();
+        let hardware = acpi::Hardware { vcpus, virtio: &slots };
+        linux::load(ram.memory(), ram.layout(), &kernel, &hardware)?.set(&shell.vcpus[0])?;
+        let board = Board::linux(&shell.vm, console, ram.access(), devices)?;
+        ladder.restore = begun.elapsed();
+
+        let gate = Gate::new(vec![false; usize::from(vcpus)], requested);
+        let parts = MachineParts { shell, ram, board, gate, origin: None, tsc_khz };
+        parts.start(host, ladder)
+    }
+}
