@@ -6,6 +6,7 @@
 //! driver resets it, and never more than that.
 
 pub mod rings;
+pub mod vsock;
 
 pub use rings::{Broken, Chain, Rings};
 
@@ -89,4 +90,6 @@ pub trait VirtioDevice: Send {
 pub enum DeviceState {
     /// Random numbers: nothing.
     Entropy,
+    /// Sockets between host and guest.
+    Vsock(vsock::VsockState),
 }
