@@ -53,25 +53,25 @@ const TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
 /// Events of the host that are served before others have their turn.
 const TURN: usize = 64;
 
-/// What is saved of the device: no connection outlives the machine that it was made with.
+/// What is saved of the device. No connection outlives the machine that it was made with, so
+/// the driver of a saved machine, if there is one, always has to be told of their end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VsockState {
     /// What the driver took, if it was ready.
     features: Option<u64>,
-    /// The driver does not know yet that its connections are gone.
-    reset_owed: bool,
+    /// When it has done all that events told it to: see the device's field.
+    told_when: u16,
 }
 
-/// How far the guest's driver knows that its connections are gone.
+/// How far the driver knows that its connections are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Notice {
     /// It knows all there is to know.
     Taken,
     /// It has to be told.
     Owed,
-    /// It was told when it had put so many chains into the event queue. It puts the next one
-    /// there when it has done what it was told to.
-    Given(u16),
+    /// It was told, and is at work on it.
+    Given,
 }
 
 /// The device.
@@ -79,6 +79,9 @@ enum Notice {
 pub struct Vsock {
     features: Option<u64>,
     notice: Notice,
+    /// The driver has done what all events told it to when it has put so many chains into the
+    /// event queue, modulo 2^16: it gives each buffer back when it is done with the event.
+    told_when: u16,
     watch: Watch,
     desk: Desk,
     desk_token: Token,
@@ -101,8 +104,17 @@ impl Vsock {
             source,
         })?;
         let hybrid = uds.map(|path| Hybrid::new(path, &mut watch)).transpose()?;
-        let (features, notice, muxer) = (None, Notice::Taken, Muxer::new());
-        Ok((Self { features, notice, watch, desk, desk_token, hybrid, muxer }, host))
+        let device = Self {
+            features: None,
+            notice: Notice::Taken,
+            told_when: 0,
+            watch,
+            desk,
+            desk_token,
+            hybrid,
+            muxer: Muxer::new(),
+        };
+        Ok((device, host))
     }
 
     /// A device in a saved state, and the host's end of it, at which nobody listens yet.
@@ -115,8 +127,14 @@ impl Vsock {
     ) -> Result<(Self, VsockHost), DeviceError> {
         let (mut device, host) = Self::new(uds)?;
         device.features = state.features;
-        device.notice = if state.reset_owed { Notice::Owed } else { Notice::Taken };
+        device.told_when = state.told_when;
+        device.owe_notice();
         Ok((device, host))
+    }
+
+    /// The driver, if there is one, has to be told that its connections are gone.
+    fn owe_notice(&mut self) {
+        self.notice = if self.features.is_some() { Notice::Owed } else { Notice::Taken };
     }
 
     /// Sends the guest what there is for it.
@@ -148,13 +166,19 @@ impl Vsock {
     fn knows(&mut self, rings: &mut Rings<'_>) -> Result<bool, Broken> {
         match self.notice {
             Notice::Taken => {}
-            Notice::Given(mark) if rings.added(EVENT)? != mark => self.notice = Notice::Taken,
-            Notice::Given(_) => {}
+            Notice::Given if reached(rings.added(EVENT)?, self.told_when) => {
+                self.notice = Notice::Taken;
+            }
+            Notice::Given => {}
             Notice::Owed => {
                 if let Some(chain) = rings.pop(EVENT)? {
                     let head = chain.head_index();
                     tell(chain, rings).map_err(|why| Broken::new(EVENT, why))?;
-                    self.notice = Notice::Given(rings.added(EVENT)?);
+                    let added = rings.added(EVENT)?;
+                    let before =
+                        if reached(added, self.told_when) { added } else { self.told_when };
+                    self.told_when = before.wrapping_add(1);
+                    self.notice = Notice::Given;
                     rings.push(EVENT, head, TRANSPORT_RESET.len() as u32)?;
                 }
             }
@@ -208,6 +232,11 @@ impl Vsock {
     }
 }
 
+/// Whether a count modulo 2^16 has come to `goal`, or a little further.
+fn reached(count: u16, goal: u16) -> bool {
+    count.wrapping_sub(goal) < 1 << 15
+}
+
 /// Puts the news that all connections are gone into `chain`.
 fn tell(chain: Chain<'_>, rings: &Rings<'_>) -> Result<(), String> {
     let buffer = Span::writable(chain, rings.memory())?;
@@ -239,6 +268,7 @@ impl VirtioDevice for Vsock {
     fn reset(&mut self) {
         self.features = None;
         self.notice = Notice::Taken;
+        self.told_when = 0;
         self.muxer.forget(&self.watch);
     }
 
@@ -267,17 +297,12 @@ impl VirtioDevice for Vsock {
     }
 
     fn state(&self) -> DeviceState {
-        DeviceState::Vsock(VsockState {
-            features: self.features,
-            reset_owed: self.notice != Notice::Taken,
-        })
+        DeviceState::Vsock(VsockState { features: self.features, told_when: self.told_when })
     }
 
     fn resume(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {
         self.muxer.forget(&self.watch);
-        if self.features.is_some() {
-            self.notice = Notice::Owed;
-        }
+        self.owe_notice();
         self.speak(rings)
     }
 }

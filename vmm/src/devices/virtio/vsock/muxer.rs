@@ -147,8 +147,8 @@ impl Muxer {
             let fate = member.connection.host_event(events);
             self.settle(watch, token, fate);
         } else if let Some(outlet) = self.drains.get_mut(&token) {
-            let result = outlet.flush();
-            if !matches!(result, Ok(_) if outlet.waits()) {
+            let flushed = outlet.flush();
+            if flushed.is_err() || !outlet.waits() {
                 self.close(watch, token);
             }
         }

@@ -98,12 +98,3 @@ impl<'a> Span<'a> {
         Ok(())
     }
 }
-
-#[cfg(test)]
-impl<'a> Span<'a> {
-    /// The memory at each of `pieces`: address and length.
-    pub fn of(memory: &'a GuestMemoryMmap, pieces: &[(u64, u32)]) -> Self {
-        let pieces = pieces.iter().map(|&(at, length)| (vm_memory::GuestAddress(at), length));
-        Self::gather(pieces, memory, Permissions::ReadWrite).unwrap()
-    }
-}
