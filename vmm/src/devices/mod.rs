@@ -55,6 +55,17 @@ pub enum DeviceError {
         /// Why.
         reason: String,
     },
+    /// Something of the host that the device stands on could not be had.
+    #[error("{operation} for {device} failed")]
+    Host {
+        /// The device.
+        device: &'static str,
+        /// What was tried, and on what.
+        operation: String,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl DeviceError {

@@ -7,6 +7,7 @@
 
 pub mod mmio;
 pub mod rings;
+pub mod vsock;
 
 pub use rings::{Broken, Chain, Rings};
 
@@ -90,4 +91,6 @@ pub trait VirtioDevice: Send {
 pub enum DeviceState {
     /// Random numbers: nothing.
     Entropy,
+    /// Sockets between host and guest.
+    Vsock(vsock::VsockState),
 }

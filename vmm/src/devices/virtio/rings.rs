@@ -1,5 +1,7 @@
 //! The queues of one device, and the guest memory that they lie in.
 
+use std::sync::atomic::Ordering;
+
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
@@ -76,6 +78,23 @@ impl<'a> Rings<'a> {
     /// Puts the chain taken last from `queue` back: it is popped again.
     pub fn put_back(&mut self, queue: usize) {
         self.queues[queue].go_to_previous_position();
+    }
+
+    /// How many chains the driver has ever put into `queue`, modulo 2^16. It will notify of
+    /// the next one, whether those before are popped or not.
+    pub fn added(&mut self, queue: usize) -> Result<u16, Broken> {
+        let ring = &mut self.queues[queue];
+        let broken = |error: virtio_queue::Error| Broken::new(queue, error);
+        let popped = ring.next_avail();
+        let added = ring.avail_idx(self.memory, Ordering::Acquire).map_err(broken)?.0;
+        // The driver is asked to notify of what comes after the position of the device.
+        ring.set_next_avail(added);
+        let more = ring.enable_notification(self.memory);
+        ring.set_next_avail(popped);
+        if more.map_err(broken)? {
+            return Ok(ring.avail_idx(self.memory, Ordering::Acquire).map_err(broken)?.0);
+        }
+        Ok(added)
     }
 
     /// Gives the chain that begins at `head` back to the driver, with `written` bytes in it.

@@ -1,0 +1,5 @@
+mod ends;
+mod hostile;
+mod hybrid;
+mod reset;
+mod streams;
