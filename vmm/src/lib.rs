@@ -37,7 +37,8 @@ pub mod snapshot;
 pub use fork::Ladder;
 pub use kvm::KvmHost;
 pub use machine::{
-    End, LinuxConfig, Machine, MachineConfig, MachineError, MemoryMode, SpawnOptions, Status, Ticket,
+    Agent, End, Identity, LinuxConfig, Machine, MachineConfig, MachineError, MemoryMode,
+    SpawnOptions, Status, Ticket,
 };
 pub use snapshot::Snapshot;
 

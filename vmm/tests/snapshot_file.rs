@@ -88,7 +88,7 @@ fn damage_anywhere_is_refused_with_a_reason() {
     };
     assert!(matches!(refusal(&|path| flip(path, 3)), SnapshotFileError::Foreign(_)));
     let version = refusal(&|path| flip(path, 8));
-    assert!(matches!(version, SnapshotFileError::Version { found: 0x11, .. }), "{version}");
+    assert!(matches!(version, SnapshotFileError::Version { found: 0x12, .. }), "{version}");
     // Header, state, chunk checksums, and memory: first and last byte of it, and a hole.
     let memory = bytes.len() - (16 << 20);
     for at in [16, 40, 63, 64, 200, memory - 5000, memory, bytes.len() - 1, memory + (9 << 20)] {

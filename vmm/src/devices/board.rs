@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::events::{self, Event, EventDevice};
 use super::serial::{self, ConsoleLog, SerialState};
 use super::virtio::mmio::{Transport, TransportState};
+use super::virtio::vsock::{Vsock, VsockHost};
 use super::virtio::{DeviceState, VirtioDevice};
 use super::{Bus, ConsoleSink, DeviceError, SerialConsole, generation};
+use crate::boot::platform::slot;
 use crate::boot::platform::{
     CONSOLE_PORT, EVENTS_PORT, VIRTIO_BYTES, VIRTIO_SLOTS, virtio_address,
 };
@@ -32,8 +34,53 @@ pub struct Board {
 struct Platform {
     events: Arc<Mutex<EventDevice>>,
     transports: Vec<Arc<Transport>>,
+    /// The host's end of its sockets: another one after a reset.
+    vsock: Mutex<VsockHost>,
     memory: RamAccess,
     tail: ConsoleLog,
+}
+
+/// The virtio devices of a Linux guest, by slot, and the host's end of its sockets.
+pub struct Devices {
+    devices: Vec<(u8, Box<dyn VirtioDevice>)>,
+    vsock: VsockHost,
+}
+
+impl Devices {
+    /// Sockets, and nothing else yet.
+    pub fn new() -> Result<Self, DeviceError> {
+        let (device, vsock) = Vsock::new(None)?;
+        Ok(Self { devices: vec![(slot::VSOCK, Box::new(device))], vsock })
+    }
+
+    /// Adds `device` in `slot`.
+    pub fn add(&mut self, slot: u8, device: Box<dyn VirtioDevice>) {
+        self.devices.push((slot, device));
+    }
+
+    /// The slots that are taken.
+    pub fn slots(&self) -> Vec<u8> {
+        self.devices.iter().map(|(slot, _)| *slot).collect()
+    }
+
+    /// The devices of a saved board.
+    fn restored(state: &PlatformState) -> Result<Self, DeviceError> {
+        let mut vsock = None;
+        let mut devices = Vec::with_capacity(state.transports.len());
+        for saved in &state.transports {
+            let device: Box<dyn VirtioDevice> = match &saved.device {
+                DeviceState::Vsock(state) => {
+                    let (device, host) = Vsock::restored(state, None)?;
+                    vsock = Some(host);
+                    Box::new(device)
+                }
+            };
+            devices.push((saved.slot, device));
+        }
+        let reason = "it has no sockets".into();
+        let vsock = vsock.ok_or(DeviceError::State { device: "the board", reason })?;
+        Ok(Self { devices, vsock })
+    }
 }
 
 /// What is saved of a board.
@@ -68,8 +115,9 @@ impl Board {
         vm: &Arc<VmFd>,
         console: ConsoleSink,
         memory: RamAccess,
-        devices: Vec<(u8, Box<dyn VirtioDevice>)>,
+        devices: Devices,
     ) -> Result<Self, DeviceError> {
+        let Devices { devices, vsock } = devices;
         generation::set(memory.memory())?;
         let tail = ConsoleLog::new(TAIL_BYTES);
         let sink = Tee { sink: console, tail: tail.clone() };
@@ -78,7 +126,8 @@ impl Board {
         let plug = |(slot, device)| Ok(Arc::new(Transport::new(slot, device, vm, memory.clone())?));
         let transports = devices.into_iter().map(plug).collect::<Result<_, DeviceError>>()?;
         let events = Arc::new(Mutex::new(events));
-        let platform = Platform { events, transports, memory, tail };
+        let vsock = Mutex::new(vsock);
+        let platform = Platform { events, transports, vsock, memory, tail };
         Ok(Self { serial: Arc::new(Mutex::new(serial)), platform: Some(platform) })
     }
 
@@ -93,11 +142,7 @@ impl Board {
             let serial = SerialConsole::restored(Arc::clone(vm), console, &state.serial)?;
             return Ok(Self { serial: Arc::new(Mutex::new(serial)), platform: None });
         };
-        let mut devices = Vec::with_capacity(platform.transports.len());
-        for saved in &platform.transports {
-            devices.push((saved.slot, device(&saved.device)?));
-        }
-        let board = Self::linux(vm, console, memory, devices)?;
+        let board = Self::linux(vm, console, memory, Devices::restored(platform)?)?;
         board.restore(state)?;
         Ok(board)
     }
@@ -118,8 +163,11 @@ impl Board {
             }
         };
         lock(&platform.events).set_pending(saved.events);
-        for (transport, saved) in platform.transports.iter().zip(&saved.transports) {
-            transport.restore(saved, device(&saved.device)?)?;
+        let Devices { devices, vsock } = Devices::restored(saved)?;
+        *lock(&platform.vsock) = vsock;
+        let transports = platform.transports.iter().zip(&saved.transports);
+        for ((transport, saved), (_, device)) in transports.zip(devices) {
+            transport.restore(saved, device)?;
         }
         generation::renew(platform.memory.memory(), &platform.events)
     }
@@ -160,6 +208,11 @@ impl Board {
         self.platform.is_some()
     }
 
+    /// The host's end of the guest's sockets; a machine of the embedded workload has none.
+    pub fn vsock(&self) -> Option<VsockHost> {
+        self.platform.as_ref().map(|platform| lock(&platform.vsock).clone())
+    }
+
     /// Gives the guest console input; as many bytes as fit. Returns how many.
     pub fn console_input(&self, bytes: &[u8]) -> Result<usize, DeviceError> {
         lock(&self.serial).input(bytes)
@@ -168,8 +221,11 @@ impl Board {
     /// Presses the power button.
     pub fn press_power(&self) -> Result<(), DeviceError> {
         match &self.platform {
-            Some(platform) => events::raise(&platform.events, Event::PowerButton)
-                .map_err(|error| DeviceError::host("the power button", "its interrupt", error)),
+            Some(platform) => {
+                events::raise(&platform.events, Event::PowerButton).map_err(|error| {
+                    DeviceError::host("the power button", "raising an interrupt", error)
+                })
+            }
             None => Ok(()),
         }
     }
@@ -182,16 +238,6 @@ impl Board {
         // Some lines before it say how it came to that.
         let before = tail[..at].char_indices().rev().filter(|(_, letter)| *letter == '\n').nth(8);
         Some(tail[before.map_or(0, |(line, _)| line + 1)..].trim_end().replace('\r', ""))
-    }
-}
-
-/// A device in a saved state.
-fn device(state: &DeviceState) -> Result<Box<dyn VirtioDevice>, DeviceError> {
-    match state {
-        DeviceState::Entropy => Err(DeviceError::State {
-            device: "random numbers",
-            reason: "there is no such device yet".into(),
-        }),
     }
 }
 

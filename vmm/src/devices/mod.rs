@@ -29,16 +29,6 @@ pub enum DeviceError {
         /// Why.
         reason: String,
     },
-    /// The host refused what a device needs.
-    #[error("{device} can't have {what}: {reason}")]
-    Host {
-        /// The device.
-        device: &'static str,
-        /// What it needs.
-        what: &'static str,
-        /// Why.
-        reason: String,
-    },
     /// A saved state is not one of this device.
     #[error("the saved state of {device} is damaged: {reason}")]
     State {
@@ -75,9 +65,9 @@ impl DeviceError {
 
     pub(crate) fn host(
         device: &'static str,
-        what: &'static str,
-        error: impl std::fmt::Display,
+        operation: &str,
+        source: impl Into<std::io::Error>,
     ) -> Self {
-        Self::Host { device, what, reason: error.to_string() }
+        Self::Host { device, operation: operation.to_owned(), source: source.into() }
     }
 }

@@ -26,6 +26,9 @@ pub struct Ladder {
     pub first_instruction: Option<Duration>,
     /// From the request to that exit.
     pub total: Option<Duration>,
+    /// From the request to the agent's word that a clone of a Linux guest has its own clock,
+    /// random numbers and name; none for other guests.
+    pub ready: Option<Duration>,
     /// How long the parent stood still, in a fork of a running machine.
     pub parent_pause: Option<Duration>,
     /// Pages that were copied from the parent.

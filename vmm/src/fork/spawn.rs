@@ -47,7 +47,9 @@ pub(super) fn finish(
     mut ladder: Ladder,
 ) -> Result<Machine, MachineError> {
     let begun = Instant::now();
-    restore_into(&shell, state, options.clock)?;
+    // A Linux guest's timers go on where they stood; its agent sets the wall clock.
+    let clock = if state.board.is_linux() { ClockPolicy::Continue } else { options.clock };
+    restore_into(&shell, state, clock)?;
     let board = Board::restored(&shell.vm, options.console, ram.access(), &state.board)?;
     ladder.restore = begun.elapsed();
     let idle = state.vcpus.iter().map(|vcpu| vcpu.idle);
@@ -58,6 +60,10 @@ pub(super) fn finish(
     let parts = MachineParts { shell, ram, board, gate, origin, tsc_khz };
     let machine = parts.start(host, ladder)?;
     machine.wait_first_instruction(options.wait)?;
+    if state.board.is_linux() {
+        machine.adopt(&options.identity)?;
+        machine.amend_ladder(|ladder| ladder.ready = Some(options.requested.elapsed()));
+    }
     Ok(machine)
 }
 

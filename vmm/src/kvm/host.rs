@@ -34,7 +34,6 @@ impl KvmHost {
             (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
             (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
             (Cap::Xsave, "KVM_CAP_XSAVE"),
-            (Cap::Xcrs, "KVM_CAP_XCRS"),
             (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
             (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ"),
         ] {

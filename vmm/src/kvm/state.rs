@@ -26,8 +26,8 @@ pub struct VcpuState {
     pub sregs: kvm_sregs,
     /// FPU and vector registers.
     pub xsave: Box<kvm_xsave>,
-    /// Extended control registers.
-    pub xcrs: kvm_xcrs,
+    /// Extended control registers, where the CPU has XSAVE.
+    pub xcrs: Option<kvm_xcrs>,
     /// Debug registers.
     pub debug_regs: kvm_debugregs,
     /// Local APIC.
@@ -49,7 +49,7 @@ impl VcpuState {
             regs: vcpu.get_regs().map_err(failed("KVM_GET_REGS", &on))?,
             sregs: vcpu.get_sregs().map_err(failed("KVM_GET_SREGS", &on))?,
             xsave: Box::new(vcpu.get_xsave().map_err(failed("KVM_GET_XSAVE", &on))?),
-            xcrs: vcpu.get_xcrs().map_err(failed("KVM_GET_XCRS", &on))?,
+            xcrs: xcrs(vcpu, &on)?,
             debug_regs: vcpu.get_debug_regs().map_err(failed("KVM_GET_DEBUGREGS", &on))?,
             lapic: Box::new(vcpu.get_lapic().map_err(failed("KVM_GET_LAPIC", &on))?),
             tsc_khz: vcpu.get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", &on))?,
@@ -72,11 +72,22 @@ impl VcpuState {
         // SAFETY: the buffer has the 4096 bytes that KVM_SET_XSAVE reads at most as long
         // as no larger state was enabled by arch_prctl(2), which tine never does.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(failed("KVM_SET_XSAVE", &on))?;
-        vcpu.set_xcrs(&self.xcrs).map_err(failed("KVM_SET_XCRS", &on))?;
+        if let Some(xcrs) = &self.xcrs {
+            vcpu.set_xcrs(xcrs).map_err(failed("KVM_SET_XCRS", &on))?;
+        }
         vcpu.set_debug_regs(&self.debug_regs).map_err(failed("KVM_SET_DEBUGREGS", &on))?;
         vcpu.set_lapic(&self.lapic).map_err(failed("KVM_SET_LAPIC", &on))?;
         msr::set(vcpu, number, &self.msrs)?;
         vcpu.set_vcpu_events(&self.events).map_err(failed("KVM_SET_VCPU_EVENTS", &on))
+    }
+}
+
+fn xcrs(vcpu: &VcpuFd, on: &str) -> Result<Option<kvm_xcrs>, KvmError> {
+    match vcpu.get_xcrs() {
+        Ok(xcrs) => Ok(Some(xcrs)),
+        // What KVM says where the CPU has no XSAVE (KVM API 4.44).
+        Err(error) if error.errno() == libc::EINVAL => Ok(None),
+        Err(error) => Err(failed("KVM_GET_XCRS", on)(error)),
     }
 }
 

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tine_abi::agent::READY_PORT;
 use tine_abi::layout::RAM_BASE;
 
 use super::gate::Gate;
 use super::{LinuxConfig, Machine, MachineConfig, MachineError, MachineParts};
 use crate::boot::{acpi, embedded, linux};
+use crate::devices::board::Devices;
 use crate::devices::{Board, ConsoleSink};
 use crate::fork::Ladder;
 use crate::fork::spawn::{shell_for, timed};
 use crate::kvm::{KvmHost, failed};
+use crate::lock;
 use crate::memory::{GuestRam, MemoryImage, RamLayout};
 
 /// How long the embedded workload may take to boot.
@@ -50,7 +53,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Boots a Linux kernel. Does not wait for anything that it does.
+    /// Boots a Linux kernel; [`wait_ready`](Self::wait_ready) waits for the agent in it.
     pub fn boot_linux(
         host: &Arc<KvmHost>,
         config: LinuxConfig,
@@ -67,15 +70,19 @@ impl Machine {
 
         let begun = Instant::now();
         let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
-        let devices = Vec::new();
-        let slots: Vec<u8> = devices.iter().map(|(slot, _)| *slot).collect();
+        let devices = Devices::new()?;
+        let slots = devices.slots();
         let hardware = acpi::Hardware { vcpus, virtio: &slots };
         linux::load(ram.memory(), ram.layout(), &kernel, &hardware)?.set(&shell.vcpus[0])?;
         let board = Board::linux(&shell.vm, console, ram.access(), devices)?;
         ladder.restore = begun.elapsed();
 
+        // Before it can be missed.
+        let ready = board.vsock().map(|vsock| vsock.listen(READY_PORT));
         let gate = Gate::new(vec![false; usize::from(vcpus)], requested);
         let parts = MachineParts { shell, ram, board, gate, origin: None, tsc_khz };
-        parts.start(host, ladder)
+        let machine = parts.start(host, ladder)?;
+        *lock(&machine.ready) = ready;
+        Ok(machine)
     }
 }

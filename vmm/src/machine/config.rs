@@ -48,6 +48,16 @@ pub enum MemoryMode {
     Eager,
 }
 
+/// What makes a clone of a Linux guest another machine for those who look at it. The rest,
+/// clock and random numbers, it gets in any case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Host name; its parent's when none.
+    pub hostname: Option<String>,
+    /// 32 hexadecimal digits for /etc/machine-id; random ones when none.
+    pub machine_id: Option<String>,
+}
+
 /// How a clone is to be made.
 pub struct SpawnOptions {
     /// How it gets its memory.
@@ -60,6 +70,8 @@ pub struct SpawnOptions {
     pub console: ConsoleSink,
     /// When it was asked for: where the ladder begins.
     pub requested: Instant,
+    /// What a clone of a Linux guest calls itself.
+    pub identity: Identity,
     /// How long to wait for its first instruction. A guest that was computing when the
     /// snapshot was taken may make no exit for long; it then counts as made all the same.
     pub wait: Duration,
@@ -74,6 +86,7 @@ impl SpawnOptions {
             clock: ClockPolicy::CatchUp,
             console: Box::new(io::sink()),
             requested: Instant::now(),
+            identity: Identity::default(),
             wait: Duration::from_millis(100),
         }
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
+use tine_abi::agent::Failure;
 
 use super::{End, Loud};
 use crate::boot::BootError;
@@ -94,6 +95,29 @@ pub enum MachineError {
     /// The machine was killed.
     #[error("the machine was killed")]
     Killed,
+    /// Only Linux guests have an agent.
+    #[error("the embedded workload has no agent: boot a Linux image for that")]
+    NoAgent,
+    /// The agent did not answer in time.
+    #[error("no answer of the guest's agent within {0:?}; is the guest's kernel up?")]
+    AgentSilent(Duration),
+    /// The connection to the agent broke.
+    #[error("{action} the guest's agent failed")]
+    Agent {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent refused.
+    #[error("the guest's agent could not {action}: {failure}")]
+    AgentRefused {
+        /// What it was to do.
+        action: &'static str,
+        /// Why it could not.
+        failure: Failure,
+    },
     /// The guest ended by itself.
     #[error("the guest {0}")]
     Ended(End),

@@ -307,11 +307,6 @@ impl Gate {
         loud(&self.state()).map_or(Ok(()), Err)
     }
 
-    /// Waits until the machine has stopped for whatever reason, at most `limit`.
-    pub(super) fn wait_stop(&self, limit: Duration) -> bool {
-        self.wait(limit, |state| state.want == Want::Stop)
-    }
-
     /// Which vCPUs are not quiet.
     pub(super) fn running(&self) -> Vec<usize> {
         let state = self.state();

@@ -4,6 +4,7 @@
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Identity;
 use super::gate::Want;
 use super::{Machine, MachineError, Status};
 use crate::fork::Ladder;
@@ -157,11 +158,19 @@ impl Machine {
         self.gate.rebirth(origin.state.vcpus.iter().map(|vcpu| vcpu.idle));
         ladder.total = Some(requested.elapsed());
         drop(parked);
+        if self.board.is_linux() {
+            self.adopt(&Identity::default())?;
+            ladder.ready = Some(requested.elapsed());
+        }
         Ok(ladder)
     }
 
     fn restore(&self, state: &MachineState) -> Result<(), MachineError> {
-        state.vm.restore(&self.vm, ClockPolicy::CatchUp)?;
+        let clock = match self.board.is_linux() {
+            true => ClockPolicy::Continue,
+            false => ClockPolicy::CatchUp,
+        };
+        state.vm.restore(&self.vm, clock)?;
         for (vcpu, record) in self.vcpus.iter().zip(&state.vcpus) {
             record.state.restore(&vcpu.fd(), vcpu.index())?;
         }

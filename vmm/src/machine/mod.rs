@@ -3,6 +3,7 @@
 //! `gate` decides when vCPUs run; `vcpu` is the thread of one; `workload` gives the
 //! embedded guest its commands; `lifecycle` holds what is done to a machine as a whole.
 
+mod agent;
 mod boot;
 mod config;
 mod device_thread;
@@ -14,7 +15,8 @@ mod parts;
 mod vcpu;
 mod workload;
 
-pub use config::{LinuxConfig, MachineConfig, MemoryMode, SpawnOptions};
+pub use agent::Agent;
+pub use config::{Identity, LinuxConfig, MachineConfig, MemoryMode, SpawnOptions};
 pub use error::MachineError;
 pub use workload::Ticket;
 
@@ -24,6 +26,8 @@ pub(crate) use gate::Gate;
 pub(crate) use lifecycle::Parked;
 pub(crate) use parts::MachineParts;
 
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kvm_ioctls::VmFd;
@@ -87,6 +91,8 @@ pub struct Machine {
     gate: Arc<Gate>,
     control: Mutex<Control>,
     ladder: Mutex<Ladder>,
+    /// Where the agent of a Linux guest that boots will say that it is up.
+    ready: Mutex<Option<Receiver<UnixStream>>>,
     /// What `reset` goes back to.
     origin: Option<Snapshot>,
     host: Arc<KvmHost>,

@@ -53,6 +53,7 @@ impl MachineParts {
             gate: Arc::new(gate),
             control: Mutex::new(Control::default()),
             ladder: Mutex::new(ladder),
+            ready: Mutex::default(),
             origin,
             host: Arc::clone(host),
             tsc_khz,

@@ -148,10 +148,10 @@ impl Transport {
             .iter()
             .map(|&size| Queue::new(size))
             .collect::<Result<_, _>>()
-            .map_err(|error| DeviceError::host(NAME, "its queues", error))?;
+            .map_err(|error| DeviceError::host(NAME, "making queues", io::Error::other(error)))?;
         let event = || {
             EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-                .map_err(|error| DeviceError::host(NAME, "an event descriptor", error))
+                .map_err(|error| DeviceError::host(NAME, "making an event descriptor", error))
         };
         let transport = Self {
             slot,
@@ -163,9 +163,9 @@ impl Transport {
         };
         let notify = IoEventAddress::Mmio(virtio_address(slot) + register::NOTIFY);
         vm.register_ioevent(&transport.kick, &notify, NoDatamatch)
-            .map_err(|error| DeviceError::host(NAME, "notifications (KVM_IOEVENTFD)", error))?;
+            .map_err(|error| DeviceError::host(NAME, "KVM_IOEVENTFD", error))?;
         vm.register_irqfd(&transport.interrupt, virtio_line(slot))
-            .map_err(|error| DeviceError::host(NAME, "an interrupt (KVM_IRQFD)", error))?;
+            .map_err(|error| DeviceError::host(NAME, "KVM_IRQFD", error))?;
         Ok(transport)
     }
 

@@ -89,8 +89,6 @@ pub trait VirtioDevice: Send {
 /// What is saved of a device beside its queues.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum DeviceState {
-    /// Random numbers: nothing.
-    Entropy,
     /// Sockets between host and guest.
     Vsock(vsock::VsockState),
 }
