@@ -26,8 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (mut device, host) = Vsock::new(None).expect("descriptors for a device");
     let streams = host.listen(7);
     let call = host.connect(7);
-    let memory =
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("guest memory");
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("guest memory");
     let front = &bytes[..bytes.len().min(MEMORY)];
     memory.write_slice(front, GuestAddress(0)).expect("it fits");
     device.activate(device.features());

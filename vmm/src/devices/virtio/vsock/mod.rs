@@ -77,6 +77,8 @@ enum Notice {
 /// The device.
 #[derive(Debug)]
 pub struct Vsock {
+    /// What it was made from, and goes back to; none after power-on.
+    origin: Option<VsockState>,
     features: Option<u64>,
     notice: Notice,
     /// The driver has done what all events told it to when it has put so many chains into the
@@ -105,6 +107,7 @@ impl Vsock {
         })?;
         let hybrid = uds.map(|path| Hybrid::new(path, &mut watch)).transpose()?;
         let device = Self {
+            origin: None,
             features: None,
             notice: Notice::Taken,
             told_when: 0,
@@ -126,14 +129,18 @@ impl Vsock {
         uds: Option<PathBuf>,
     ) -> Result<(Self, VsockHost), DeviceError> {
         let (mut device, host) = Self::new(uds)?;
-        device.features = state.features;
-        device.told_when = state.told_when;
-        device.owe_notice();
+        device.origin = Some(state.clone());
+        device.go_back();
         Ok((device, host))
     }
 
-    /// The driver, if there is one, has to be told that its connections are gone.
-    fn owe_notice(&mut self) {
+    /// Goes back to what it was made from. The driver, if there is one, has to be told that
+    /// its connections are gone.
+    fn go_back(&mut self) {
+        if let Some(origin) = &self.origin {
+            self.features = origin.features;
+            self.told_when = origin.told_when;
+        }
         self.notice = if self.features.is_some() { Notice::Owed } else { Notice::Taken };
     }
 
@@ -165,25 +172,25 @@ impl Vsock {
     /// is sent: it would take a new connection for one of those that are gone, and end it.
     fn knows(&mut self, rings: &mut Rings<'_>) -> Result<bool, Broken> {
         match self.notice {
-            Notice::Taken => {}
+            Notice::Owed => self.give_notice(rings)?,
             Notice::Given if reached(rings.added(EVENT)?, self.told_when) => {
                 self.notice = Notice::Taken;
             }
-            Notice::Given => {}
-            Notice::Owed => {
-                if let Some(chain) = rings.pop(EVENT)? {
-                    let head = chain.head_index();
-                    tell(chain, rings).map_err(|why| Broken::new(EVENT, why))?;
-                    let added = rings.added(EVENT)?;
-                    let before =
-                        if reached(added, self.told_when) { added } else { self.told_when };
-                    self.told_when = before.wrapping_add(1);
-                    self.notice = Notice::Given;
-                    rings.push(EVENT, head, TRANSPORT_RESET.len() as u32)?;
-                }
-            }
+            Notice::Given | Notice::Taken => {}
         }
         Ok(self.notice == Notice::Taken)
+    }
+
+    fn give_notice(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {
+        let Some(chain) = rings.pop(EVENT)? else { return Ok(()) };
+        let head = chain.head_index();
+        tell(chain, rings).map_err(|why| Broken::new(EVENT, why))?;
+        let added = rings.added(EVENT)?;
+        // It may still be at work on the events that its parent gave it.
+        let before = if reached(added, self.told_when) { added } else { self.told_when };
+        self.told_when = before.wrapping_add(1);
+        self.notice = Notice::Given;
+        rings.push(EVENT, head, TRANSPORT_RESET.len() as u32)
     }
 
     /// The guest sends a packet.
@@ -302,7 +309,7 @@ impl VirtioDevice for Vsock {
 
     fn resume(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {
         self.muxer.forget(&self.watch);
-        self.owe_notice();
+        self.go_back();
         self.speak(rings)
     }
 }

@@ -116,20 +116,31 @@ impl Muxer {
         let ports = Ports { host: header.dst_port, guest: header.src_port };
         let addressed = header.dst_cid == HOST_CID && header.kind == STREAM;
         let token = self.tokens.get(&ports).copied().filter(|_| addressed);
-        if let Some((token, member)) =
-            token.and_then(|token| Some((token, self.members.get_mut(&token)?)))
-        {
-            let fate = member.connection.hear(header, payload);
-            self.settle(watch, token, fate);
-        } else if addressed && header.op == op::REQUEST && !self.is_full() {
-            let joined = answer(ports.host).is_some_and(|socket| {
-                self.join(watch, Connection::accepted(ports, socket, header))
-            });
-            if !joined {
-                self.reset(header.refusal());
+        match (token, header.op) {
+            (Some(token), _) => {
+                let Some(member) = self.members.get_mut(&token) else { return };
+                let fate = member.connection.hear(header, payload);
+                self.settle(watch, token, fate);
             }
-        } else if header.op != op::RST {
-            self.reset(header.refusal());
+            (None, op::REQUEST) if addressed => self.accept(watch, ports, header, answer),
+            // A refusal is never refused: there would be no end.
+            (None, op::RST) => {}
+            (None, _) => self.reset(header.refusal()),
+        }
+    }
+
+    fn accept(
+        &mut self,
+        watch: &mut Watch,
+        ports: Ports,
+        request: &Header,
+        answer: impl FnOnce(u32) -> Option<UnixStream>,
+    ) {
+        let socket = if self.is_full() { None } else { answer(ports.host) };
+        let joined = socket
+            .is_some_and(|socket| self.join(watch, Connection::accepted(ports, socket, request)));
+        if !joined {
+            self.reset(request.refusal());
         }
     }
 
@@ -186,7 +197,10 @@ impl Muxer {
     /// Ends a connection; `tell` the guest or not. What the guest sent before goes on to
     /// the host.
     fn end(&mut self, watch: &Watch, token: Token, tell: bool) {
-        let Some(Member { connection, .. }) = self.members.remove(&token) else { return };
+        let Some(Member { connection, in_line, .. }) = self.members.remove(&token) else { return };
+        if in_line {
+            self.line.retain(|other| *other != token);
+        }
         let ports = connection.ports();
         self.tokens.remove(&ports);
         if tell {
@@ -230,5 +244,40 @@ impl Muxer {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packet::shutdown;
+    use super::*;
+
+    #[test]
+    fn connections_that_end_leave_nothing() {
+        let (mut watch, mut muxer, mut ends) = (Watch::new().unwrap(), Muxer::new(), vec![]);
+        for guest in 0..3000 {
+            for op in [op::REQUEST, op::RW, [op::RST, op::SHUTDOWN][guest as usize % 2]] {
+                let (src_cid, dst_cid, kind) = (GUEST_CID, HOST_CID, STREAM);
+                let (src_port, dst_port, flags) = (guest, 7, shutdown::BOTH);
+                let header = Header {
+                    src_cid,
+                    dst_cid,
+                    src_port,
+                    dst_port,
+                    kind,
+                    op,
+                    flags,
+                    ..Header::default()
+                };
+                muxer.hear(&mut watch, &header, &Span::default(), |_| {
+                    let (host, device) = UnixStream::pair().unwrap();
+                    ends = vec![host];
+                    Some(device)
+                });
+            }
+        }
+        assert!(muxer.members.is_empty() && muxer.tokens.is_empty() && muxer.drains.is_empty());
+        assert!(muxer.line.is_empty());
+        assert_eq!(muxer.resets.len(), MOST_RESETS);
     }
 }

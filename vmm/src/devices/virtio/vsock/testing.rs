@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{Queue, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -24,6 +24,7 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 
 /// One split ring of the driver.
+#[derive(Clone)]
 struct Ring {
     base: u64,
     size: u16,
@@ -102,6 +103,13 @@ impl Ring {
     }
 }
 
+/// A guest's memory and queues at one time.
+pub struct Picture {
+    memory: Vec<u8>,
+    queues: Vec<QueueState>,
+    rings: Vec<Ring>,
+}
+
 /// A guest, and the device that it drives.
 pub struct Guest {
     pub memory: GuestMemoryMmap,
@@ -147,6 +155,23 @@ impl Guest {
         self.device = device;
         self.received.clear();
         self
+    }
+
+    /// A snapshot of all but the device.
+    pub fn picture(&self) -> Picture {
+        let mut memory = vec![0; MEMORY];
+        self.memory.read_slice(&mut memory, GuestAddress(0)).unwrap();
+        let queues = self.queues.iter().map(Queue::state).collect();
+        Picture { memory, queues, rings: self.rings.clone() }
+    }
+
+    /// Goes back to a snapshot, on the same device.
+    pub fn put_back(&mut self, picture: &Picture) {
+        self.memory.write_slice(&picture.memory, GuestAddress(0)).unwrap();
+        let queue = |state: &QueueState| Queue::try_from(*state).unwrap();
+        self.queues = picture.queues.iter().map(queue).collect();
+        self.rings = picture.rings.clone();
+        self.received.clear();
     }
 
     /// One turn of the device, and those that are due because a turn was over.
