@@ -114,7 +114,9 @@ impl Start {
         const CR0_PE_MP_NE_WP_PG: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 16 | 1 << 31;
         const CR4_PAE_OSFXSR_OSXMMEXCPT: u64 = 1 << 5 | 1 << 9 | 1 << 10;
         const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
-        const FLAGS_RESERVED_IF: u64 = 1 << 1 | 1 << 9;
+        // The I/O privilege level beside the permission bitmap: each is not honoured somewhere,
+        // the level under PVM, the bitmap of a busy TSS by an emulated SVM (QEMU's TCG).
+        const FLAGS_RESERVED_IF_IOPL3: u64 = 1 << 1 | 1 << 9 | 3 << 12;
 
         let on = format!(" on vCPU {index}");
         let mut sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS", &on))?;
@@ -137,7 +139,7 @@ impl Start {
             rip: self.entry,
             rsp: area + STACK_TOP_OFFSET,
             rdi: u64::from(index),
-            rflags: FLAGS_RESERVED_IF,
+            rflags: FLAGS_RESERVED_IF_IOPL3,
             ..Default::default()
         };
         vcpu.set_regs(&regs).map_err(failed("KVM_SET_REGS", &on))?;

@@ -83,12 +83,9 @@ impl VcpuState {
 }
 
 fn xcrs(vcpu: &VcpuFd, on: &str) -> Result<Option<kvm_xcrs>, KvmError> {
-    match vcpu.get_xcrs() {
-        Ok(xcrs) => Ok(Some(xcrs)),
-        // What KVM says where the CPU has no XSAVE (KVM API 4.44).
-        Err(error) if error.errno() == libc::EINVAL => Ok(None),
-        Err(error) => Err(failed("KVM_GET_XCRS", on)(error)),
-    }
+    let xcrs = vcpu.get_xcrs().map_err(failed("KVM_GET_XCRS", on))?;
+    // KVM tells of none where the CPU has no XSAVE, and takes none there.
+    Ok(Some(xcrs).filter(|xcrs| xcrs.nr_xcrs > 0))
 }
 
 /// What the clock of a clone shows.
