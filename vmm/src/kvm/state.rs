@@ -10,6 +10,8 @@ use kvm_bindings::{
     kvm_clock_data, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
     kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
+use std::time::SystemTime;
+
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +84,11 @@ impl VcpuState {
     }
 }
 
+fn realtime_ns() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn xcrs(vcpu: &VcpuFd, on: &str) -> Result<Option<kvm_xcrs>, KvmError> {
     let xcrs = vcpu.get_xcrs().map_err(failed("KVM_GET_XCRS", on))?;
     // KVM tells of none where the CPU has no XSAVE, and takes none there.
@@ -101,8 +108,10 @@ pub enum ClockPolicy {
 /// Everything that belongs to the VM rather than to a vCPU.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VmState {
-    /// The paravirtual clock, with the host's real time at the same moment where known.
+    /// The paravirtual clock, with the host's real time at the same moment where KVM knows it.
     pub clock: kvm_clock_data,
+    /// The host's real time, nanoseconds since 1970, as this process saw it.
+    pub realtime_ns: u64,
     /// Both PICs and the IOAPIC.
     pub irqchips: Vec<kvm_irqchip>,
     /// The PIT of machines that have one.
@@ -126,7 +135,7 @@ impl VmState {
             false => None,
         };
         let clock = vm.get_clock().map_err(failed("KVM_GET_CLOCK", ""))?;
-        Ok(Self { clock, irqchips, pit })
+        Ok(Self { clock, realtime_ns: realtime_ns(), irqchips, pit })
     }
 
     /// Gives the state to `vm`, before its vCPUs get theirs.
@@ -151,6 +160,11 @@ impl VmState {
             ClockPolicy::CatchUp => KVM_CLOCK_REALTIME,
             ClockPolicy::Continue => 0,
         };
+        if policy == ClockPolicy::CatchUp && clock.flags & KVM_CLOCK_REALTIME == 0 {
+            // A host whose clock is not its TSC can't do it itself, nor as exactly.
+            clock.clock =
+                clock.clock.saturating_add(realtime_ns().saturating_sub(self.realtime_ns));
+        }
         vm.set_clock(&clock).map_err(failed("KVM_SET_CLOCK", ""))
     }
 }

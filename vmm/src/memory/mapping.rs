@@ -13,6 +13,8 @@ pub struct Advice(pub(super) libc::c_int, pub(super) &'static str);
 
 /// Use huge pages.
 pub const HUGE: Advice = Advice(libc::MADV_HUGEPAGE, "MADV_HUGEPAGE");
+/// Punch a hole into the file below a shared mapping.
+pub const REMOVE: Advice = Advice(libc::MADV_REMOVE, "MADV_REMOVE");
 /// Make huge pages now.
 pub const COLLAPSE: Advice = Advice(libc::MADV_COLLAPSE, "MADV_COLLAPSE");
 /// Drop private pages.
@@ -174,7 +176,7 @@ impl Mapping {
         assert!(at.checked_add(bytes).is_some_and(|end| end <= self.bytes), "advice outside");
         loop {
             // SAFETY: the range lies inside this mapping. Of the advice that is passed here
-            // only MADV_DONTNEED changes contents, and no references to them exist.
+            // only MADV_DONTNEED and MADV_REMOVE change contents, and no references to them exist.
             let done =
                 unsafe { libc::madvise(self.address.as_ptr().add(at).cast(), bytes, advice.0) };
             if done == 0 {

@@ -1,6 +1,7 @@
 //! A guest's RAM: one mapping of an image.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -10,7 +11,7 @@ use super::hotset::HotSet;
 use super::image::{ImageKind, MemoryImage};
 use super::layout::RamLayout;
 use super::ledger::Ledger;
-use super::mapping::{DROP, HUGE, Mapping, POPULATE_WRITE};
+use super::mapping::{DROP, HUGE, Mapping, POPULATE_WRITE, REMOVE};
 use super::pagemap::{self, Want};
 use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE, Run, Runs};
 
@@ -51,7 +52,6 @@ pub struct GuestRam {
     access: RamAccess,
     image: Arc<MemoryImage>,
     backing: Backing,
-    layout: RamLayout,
 }
 
 /// A guest's memory as its devices have it: valid as long as any of them does.
@@ -60,12 +60,33 @@ pub struct RamAccess {
     // Dropped before the mapping that it describes.
     view: GuestMemoryMmap,
     mapping: Arc<Mapping>,
+    layout: RamLayout,
+    /// Whether writes go to the image: see [`Backing::Shared`].
+    shared: Arc<AtomicBool>,
 }
 
 impl RamAccess {
     /// The memory, by guest-physical address, with every access checked.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.view
+    }
+
+    /// Gives `bytes` from `guest_address` back to the host: the guest does not care any more
+    /// what they hold. What it reads there next is an older content of its own, or zeros.
+    ///
+    /// # Errors
+    /// When they are no whole pages of one piece of RAM, or the kernel refuses.
+    pub fn release(&self, guest_address: u64, bytes: u64) -> Result<(), MemoryError> {
+        let page = PAGE_SIZE as u64;
+        let offset = self.layout.offset(guest_address, bytes);
+        let whole = bytes > 0 && (guest_address | bytes).is_multiple_of(page);
+        let Some(offset) = offset.filter(|_| whole) else {
+            let reason = "no whole pages of guest RAM".into();
+            let bytes = bytes as usize;
+            return Err(MemoryError::Region { address: guest_address, bytes, reason });
+        };
+        let advice = if self.shared.load(Ordering::SeqCst) { REMOVE } else { DROP };
+        self.mapping.advise(offset as usize, bytes as usize, advice)
     }
 }
 
@@ -124,7 +145,7 @@ impl GuestRam {
     /// pages that are the parent's own. See [`copy_from`](Self::copy_from).
     pub fn below(parent: &Self) -> Result<Self, MemoryError> {
         let image = &parent.image;
-        let layout = parent.layout.clone();
+        let layout = parent.layout().clone();
         Self::new(image.map_layers()?, Arc::clone(image), Backing::CopyOnWrite, layout)
     }
 
@@ -161,8 +182,9 @@ impl GuestRam {
         }
         let view =
             GuestMemoryMmap::from_regions(regions).map_err(|error| invalid(error.to_string()))?;
-        let access = RamAccess { view, mapping: Arc::new(mapping) };
-        Ok(Self { access, image, backing, layout })
+        let shared = Arc::new(AtomicBool::new(backing == Backing::Shared));
+        let access = RamAccess { view, mapping: Arc::new(mapping), layout, shared };
+        Ok(Self { access, image, backing })
     }
 
     /// The memory, by guest-physical address, with every access checked.
@@ -192,7 +214,7 @@ impl GuestRam {
 
     /// Where it lies in guest-physical memory.
     pub fn layout(&self) -> &RamLayout {
-        &self.layout
+        &self.access.layout
     }
 
     /// Makes the image of a guest that booted immutable, and the guest a clone of it, in
@@ -201,6 +223,7 @@ impl GuestRam {
         if self.backing == Backing::Shared {
             self.image.remap_private(self.mapping())?;
             self.backing = Backing::CopyOnWrite;
+            self.access.shared.store(false, Ordering::SeqCst);
             self.image.seal()?;
         }
         Ok(())
