@@ -4,9 +4,11 @@
 
 mod bench_file;
 mod fuzz;
+mod hold;
 mod kvm;
 mod run;
 mod test;
+mod vhost;
 
 use std::process::ExitCode;
 
@@ -15,6 +17,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask test [-- ARGS]    run every test; ARGS go to the test runner
 cargo xtask fuzz TARGET SECS  fuzz one target of fuzz/ (needs nightly Rust and cargo-fuzz)
+cargo xtask vhost -- CMD      run CMD in a virtual KVM host, where Linux guests run
 cargo xtask kvm               tell which KVM this host has, or why none
 cargo xtask check-bench FILE  check that FILE is what `tine bench --json FILE` promises";
 
@@ -38,6 +41,8 @@ fn perform() -> Result<ExitCode> {
             println!("{kvm}");
             ExitCode::SUCCESS
         }),
+        ["vhost", "--", command @ ..] => vhost::run(command),
+        ["hold-kvm"] => hold::run(),
         ["fuzz", target, seconds] => fuzz::run(target, seconds),
         ["check-bench", file] => bench_file::check(file.as_ref()),
         [] | ["help" | "--help" | "-h"] => {

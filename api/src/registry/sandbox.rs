@@ -39,6 +39,7 @@ impl Sandbox {
             Status::Running => ("running", None),
             Status::Paused => ("paused", None),
             Status::Failed(reason) => ("failed", Some(reason)),
+            Status::Ended(end) => ("ended", Some(format!("the guest {end}"))),
             Status::Killed => ("killed", None),
         };
         SandboxAnswer {
