@@ -27,6 +27,7 @@ const EARLY: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t devtmpfs none /dev
+exec > /dev/console 2>&1
 mount -t proc none /proc
 for module in $(cat /modules/order); do insmod /modules/$module || echo \"no module $module\"; done
 mount -t erofs -o ro /dev/vda /lower && mount -t tmpfs -o size=80% none /rw || poweroff -f
@@ -52,8 +53,8 @@ ulimit -n 65536
 xtask hold-kvm < /dev/null &
 while [ ! -e /run/kvm-held ]; do sleep 0.05; done
 cd /root
-sh /vhost/command < /dev/null > /dev/vport1p1 2> /dev/vport1p2
-echo $? > /dev/vport1p3
+sh /vhost/command < /dev/null > /dev/vport0p1 2> /dev/vport0p2
+echo $? > /dev/vport0p3
 poweroff -f
 ";
 
