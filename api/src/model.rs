@@ -1,7 +1,14 @@
 //! What goes over the wire: requests, checked, and answers.
 
+mod exec;
+mod files;
 mod workload;
 
+pub use exec::{ExecControl, ExecEvent, ExecRequest, Output, TerminalSize, Text};
+pub use files::{
+    FileAnswer, FileList, MakeDirectoryRequest, ReadQuery, RemoveQuery, RenameRequest, WriteQuery,
+    absolute,
+};
 pub use workload::{WorkloadAnswer, WorkloadOp, WorkloadRequest};
 
 use std::collections::BTreeMap;
@@ -55,7 +62,8 @@ impl From<Memory> for MemoryMode {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SpawnRequest {
-    /// Image to boot: `workload`. It boots once for each shape, and is then cloned.
+    /// Image to boot: `workload`, or one that `tine image` made. It boots once for each shape,
+    /// and is then cloned.
     pub image: Option<String>,
     /// Snapshot to clone, by id or name.
     pub snapshot: Option<String>,
@@ -172,6 +180,9 @@ pub struct LadderAnswer {
     pub first_instruction: Option<f64>,
     /// From the request to that exit.
     pub total: Option<f64>,
+    /// From the request until the guest was another machine than its parent; null for guests
+    /// without an agent.
+    pub ready: Option<f64>,
     /// How long the parent stood still; null after a spawn.
     pub parent_pause: Option<f64>,
     /// Pages copied from the parent.
@@ -193,6 +204,7 @@ impl From<&Ladder> for LadderAnswer {
             first_run: micros(ladder.first_run),
             first_instruction: ladder.first_instruction.map(micros),
             total: ladder.total.map(micros),
+            ready: ladder.ready.map(micros),
             parent_pause: ladder.parent_pause.map(micros),
             dirty_pages: ladder.dirty_pages,
             strategy: ladder.strategy.to_owned(),
@@ -209,9 +221,9 @@ fn micros(duration: Duration) -> f64 {
 pub struct SandboxAnswer {
     /// Its id.
     pub id: String,
-    /// `running`, `paused`, `failed` or `killed`.
+    /// `running`, `paused`, `ended` by itself, `failed` or `killed`.
     pub state: &'static str,
-    /// Why it failed.
+    /// Why it failed, or how it ended.
     pub reason: Option<String>,
     /// Whether the guest is at work.
     pub busy: bool,
@@ -414,10 +426,6 @@ impl SpawnRequest {
             (None, Some(_)) if self.memory_mib.is_some() => {
                 Err(Problem::value("memory_mib", "a snapshot has its own memory"))
             }
-            (Some(image), None) if image != "workload" => Err(Problem::value(
-                "image",
-                format!("there is no image {image:?}; there is \"workload\""),
-            )),
             _ => Ok(()),
         }
     }

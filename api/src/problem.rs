@@ -5,10 +5,15 @@ use std::error::Error;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tine_abi::agent::Failure;
+use tine_images::ImageError;
 use tine_vmm::MachineError;
 use tine_vmm::boot::BootError;
 use tine_vmm::kvm::KvmError;
 use utoipa::ToSchema;
+
+use crate::agent::AgentError;
+use crate::template::TemplateError;
 
 /// Why a request was not served.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -85,18 +90,78 @@ impl From<MachineError> for Problem {
             | MachineError::Killed
             | MachineError::Failed(_)
             | MachineError::Lost
+            | MachineError::Ended(_)
+            | MachineError::NoAgent
             | MachineError::NoOrigin => Self::conflict(detail),
             MachineError::NoVcpu { .. } => Self::value("vcpu", detail),
             MachineError::Refused { .. } => Self::value("bytes", detail),
-            MachineError::Boot(BootError::Vcpus { .. }) => Self::value("vcpus", detail),
-            MachineError::Boot(BootError::Ram { .. }) => Self::value("memory_mib", detail),
-            MachineError::Timeout { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, detail),
+            MachineError::Boot(BootError::Vcpus { .. } | BootError::LinuxVcpus { .. }) => {
+                Self::value("vcpus", detail)
+            }
+            MachineError::Boot(BootError::Ram { .. } | BootError::LinuxRam { .. }) => {
+                Self::value("memory_mib", detail)
+            }
+            MachineError::Timeout { .. } | MachineError::AgentSilent(_) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
+            }
             MachineError::Memory(_) | MachineError::Thread { .. } => Self::unavailable(detail),
             // The host is full; a few sandboxes less, and it would have worked.
             MachineError::Kvm(KvmError::Call { source, .. })
                 if [libc::ENOMEM, libc::EMFILE, libc::ENFILE].contains(&source.errno()) =>
             {
                 Self::unavailable(detail)
+            }
+            _ => Self::internal(detail),
+        }
+    }
+}
+
+impl From<AgentError> for Problem {
+    fn from(error: AgentError) -> Self {
+        let detail = with_causes(&error);
+        match error {
+            AgentError::Machine(error) => error.into(),
+            AgentError::Refused(failure) => Self::of_failure(&failure, detail),
+            AgentError::Silent => Self::new(StatusCode::GATEWAY_TIMEOUT, detail),
+            AgentError::Closed | AgentError::Broken(_) => Self::conflict(detail),
+            AgentError::Nonsense => Self::new(StatusCode::BAD_GATEWAY, detail),
+        }
+    }
+}
+
+impl Problem {
+    fn of_failure(failure: &Failure, detail: String) -> Self {
+        let status = match failure {
+            Failure::Version(_) => StatusCode::BAD_GATEWAY,
+            Failure::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Failure::NotFound(_) => StatusCode::NOT_FOUND,
+            Failure::Os { errno, .. } => match *errno {
+                libc::ENOENT => StatusCode::NOT_FOUND,
+                libc::EACCES | libc::EPERM | libc::EROFS => StatusCode::FORBIDDEN,
+                libc::ENOSPC | libc::EDQUOT => StatusCode::INSUFFICIENT_STORAGE,
+                libc::EISDIR | libc::ENOTDIR | libc::ENOTEMPTY | libc::EEXIST | libc::EBUSY => {
+                    StatusCode::CONFLICT
+                }
+                libc::ENAMETOOLONG | libc::EINVAL | libc::ENOEXEC => {
+                    StatusCode::UNPROCESSABLE_ENTITY
+                }
+                _ => StatusCode::BAD_GATEWAY,
+            },
+        };
+        Self::new(status, detail)
+    }
+}
+
+impl From<TemplateError> for Problem {
+    fn from(error: TemplateError) -> Self {
+        let detail = with_causes(&error);
+        match error {
+            TemplateError::Image(ImageError::NotFound(_) | ImageError::Name(_)) => {
+                Self::new(StatusCode::NOT_FOUND, detail).at("image")
+            }
+            TemplateError::Boot { source, .. } => {
+                let status = Self::from(*source);
+                Self { detail, ..status }
             }
             _ => Self::internal(detail),
         }

@@ -13,20 +13,22 @@ pub use limits::{Limits, MAX_OPERATIONS};
 pub use sandbox::Sandbox;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tine_vmm::{KvmHost, Machine, SpawnOptions};
+use tine_vmm::{Identity, KvmHost, Machine, SpawnOptions};
 
 use crate::console::{ConsoleBuffer, ConsoleReader};
 use crate::metrics::Metrics;
 use crate::model::{CloneResult, ForkRequest, Memory, SandboxAnswer, SpawnRequest};
 use crate::problem::Problem;
+use crate::template::Shape;
 use id::new_id;
 use snapshots::Stored;
 use templates::Templates;
 
-/// The one image so far.
+/// The image that is built in.
 const WORKLOAD: &str = "workload";
 /// RAM of a sandbox whose request names none, MiB.
 const DEFAULT_MEMORY_MIB: u64 = 256;
@@ -47,6 +49,8 @@ struct Contents {
 #[derive(Debug)]
 pub struct Registry {
     host: Arc<KvmHost>,
+    /// Where images of Linux guests are, if anywhere.
+    images: Option<PathBuf>,
     limits: Limits,
     /// What the daemon counts.
     pub metrics: Metrics,
@@ -71,6 +75,7 @@ impl Drop for Promise<'_> {
 
 /// Where a clone comes from, and what its maker asked for.
 struct Origin<'a> {
+    image: &'a str,
     parent: Option<&'a str>,
     snapshot: Option<&'a str>,
     memory: Memory,
@@ -79,10 +84,11 @@ struct Origin<'a> {
 }
 
 impl Registry {
-    /// An empty registry.
-    pub fn new(host: Arc<KvmHost>, limits: Limits) -> Self {
+    /// An empty registry, which finds images of Linux guests in the store at `images`.
+    pub fn new(host: Arc<KvmHost>, images: Option<PathBuf>, limits: Limits) -> Self {
         Self {
             host,
+            images,
             limits,
             metrics: Metrics::new(),
             contents: Mutex::default(),
@@ -106,20 +112,24 @@ impl Registry {
         requested: Instant,
     ) -> Result<Vec<CloneResult>, Problem> {
         request.check()?;
-        let (snapshot, id, _promise) = match &request.snapshot {
+        let (snapshot, image, id, _promise) = match &request.snapshot {
             Some(name) => {
                 let (id, stored) = self.find_snapshot(name)?;
                 let promise = self.promise(request.count, stored.snapshot.state.ram.bytes())?;
-                (stored.snapshot.clone(), Some(id), promise)
+                (stored.snapshot.clone(), stored.image.clone(), Some(id), promise)
             }
             None => {
-                let mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
-                let promise = self.promise(request.count, self.check_ram(mib)?)?;
-                let vcpus = request.vcpus.unwrap_or(1);
-                (self.templates.get(&self.host, vcpus, mib)?, None, promise)
+                let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
+                let promise = self.promise(request.count, self.check_ram(memory_mib)?)?;
+                let shape = Shape { vcpus: request.vcpus.unwrap_or(1), memory_mib };
+                let image = request.image.as_deref().unwrap_or(WORKLOAD);
+                let store = self.images.as_deref();
+                let snapshot = self.templates.get(&self.host, store, image, shape)?;
+                (snapshot, image.to_owned(), None, promise)
             }
         };
         let origin = Origin {
+            image: &image,
             parent: None,
             snapshot: id.as_deref(),
             memory: request.memory,
@@ -131,11 +141,14 @@ impl Registry {
             if self.contents().closed {
                 return CloneResult::Error(stopping());
             }
-            let console = ConsoleBuffer::new();
-            let mut options = options(&console, request.memory, requested);
+            let wanted = match Wanted::new() {
+                Ok(wanted) => wanted,
+                Err(problem) => return CloneResult::Error(problem),
+            };
+            let mut options = wanted.options(request.memory, requested);
             options.hot_set = request.hot_set;
             let made = Machine::spawn(&self.host, &snapshot, options).map_err(Problem::from);
-            self.admit("spawn", &origin, console, made)
+            self.admit("spawn", &origin, wanted, made)
         };
         Ok((0..request.count).map(make).collect())
     }
@@ -150,14 +163,14 @@ impl Registry {
         request.check()?;
         let parent = self.find(id)?;
         let _promise = self.promise(request.count, parent.machine.ram_bytes())?;
-        let consoles: Vec<ConsoleBuffer> =
-            (0..request.count).map(|_| ConsoleBuffer::new()).collect();
-        let children =
-            consoles.iter().map(|console| options(console, request.memory, requested)).collect();
+        let wanted: Vec<Wanted> =
+            (0..request.count).map(|_| Wanted::new()).collect::<Result<_, _>>()?;
+        let children = wanted.iter().map(|one| one.options(request.memory, requested)).collect();
         let forked = parent.machine.fork(children).inspect_err(|_| {
             self.metrics.failed("fork", request.count);
         })?;
         let origin = Origin {
+            image: &parent.image,
             parent: Some(id),
             snapshot: None,
             memory: request.memory,
@@ -168,10 +181,10 @@ impl Registry {
         if let Some(pause) = first.and_then(|child| child.ladder().parent_pause) {
             self.metrics.paused(pause);
         }
-        let admit = |(child, console): (Result<Machine, _>, _)| {
-            self.admit("fork", &origin, console, child.map_err(Problem::from))
+        let admit = |(child, wanted): (Result<Machine, _>, _)| {
+            self.admit("fork", &origin, wanted, child.map_err(Problem::from))
         };
-        Ok(forked.into_iter().zip(consoles).map(admit).collect())
+        Ok(forked.into_iter().zip(wanted).map(admit).collect())
     }
 
     /// Puts what was made into the registry.
@@ -179,11 +192,11 @@ impl Registry {
         &self,
         by: &'static str,
         origin: &Origin<'_>,
-        console: ConsoleBuffer,
+        wanted: Wanted,
         made: Result<Machine, Problem>,
     ) -> CloneResult {
-        let made = made.and_then(|machine| Ok((new_id()?, machine)));
-        let (id, machine) = match made {
+        let Wanted { id, console } = wanted;
+        let machine = match made {
             Ok(made) => made,
             Err(problem) => {
                 self.metrics.failed(by, 1);
@@ -203,6 +216,7 @@ impl Registry {
             machine,
             console,
             labels: origin.labels.clone(),
+            image: origin.image.to_owned(),
             number: contents.made,
             parent: origin.parent.map(str::to_owned),
             snapshot: origin.snapshot.map(str::to_owned),
@@ -331,11 +345,25 @@ fn stopping() -> Problem {
     Problem::unavailable("the daemon is stopping")
 }
 
-fn options(console: &ConsoleBuffer, memory: Memory, requested: Instant) -> SpawnOptions {
-    SpawnOptions {
-        memory: memory.into(),
-        console: Box::new(console.clone()),
-        requested,
-        ..SpawnOptions::new()
+/// A sandbox that is to be made.
+struct Wanted {
+    id: String,
+    console: ConsoleBuffer,
+}
+
+impl Wanted {
+    fn new() -> Result<Self, Problem> {
+        Ok(Self { id: new_id()?, console: ConsoleBuffer::new() })
+    }
+
+    /// How it is made: a Linux guest calls itself by its id.
+    fn options(&self, memory: Memory, requested: Instant) -> SpawnOptions {
+        SpawnOptions {
+            memory: memory.into(),
+            console: Box::new(self.console.clone()),
+            requested,
+            identity: Identity { hostname: Some(self.id.clone()), machine_id: None },
+            ..SpawnOptions::new()
+        }
     }
 }

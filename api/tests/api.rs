@@ -29,6 +29,7 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let token_file = directory.path().join("token");
         let options = ServeOptions {
+            images: None,
             listen: Listen::Tcp("127.0.0.1:0".parse().unwrap()),
             token_file: token_file.clone(),
             limits,
@@ -588,6 +589,7 @@ async fn a_unix_socket_serves_and_goes_and_the_world_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path: PathBuf = directory.path().join("tine.sock");
     let mut options = ServeOptions {
+        images: None,
         listen: Listen::Unix(path.clone()),
         token_file: directory.path().join("token"),
         limits: limits(),

@@ -37,17 +37,54 @@ pub fn counting(command: &mut Command) -> Result<Outcome> {
     Ok(Outcome { success: status.success(), code, tests: from_stdout + from_stderr })
 }
 
+/// Lets output through, and counts the tests that its summaries tell of.
+pub struct Counter<W> {
+    to: W,
+    line: Vec<u8>,
+    tests: u64,
+}
+
+impl<W: Write> Counter<W> {
+    /// Output goes to `to`.
+    pub fn new(to: W) -> Self {
+        Self { to, line: Vec::new(), tests: 0 }
+    }
+
+    /// How many tests the summaries told of until now.
+    pub fn tests(&self) -> u64 {
+        self.tests
+    }
+}
+
+impl<W: Write> Write for Counter<W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        let written = self.to.write(data)?;
+        for &byte in &data[..written] {
+            self.line.push(byte);
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.line);
+                self.tests += tests_in(&plain(&line)).unwrap_or(0);
+                self.line.clear();
+            }
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
+}
+
 fn relay(from: impl Read, to: &mut impl Write) -> Result<u64> {
     let mut reader = BufReader::new(from);
+    let mut counter = Counter::new(to);
     let mut line = Vec::new();
-    let mut tests = 0;
     while reader.read_until(b'\n', &mut line).context("the child's output was lost")? > 0 {
-        to.write_all(&line)?;
-        to.flush()?;
-        tests += tests_in(&plain(&String::from_utf8_lossy(&line))).unwrap_or(0);
+        counter.write_all(&line)?;
+        counter.flush()?;
         line.clear();
     }
-    Ok(tests)
+    Ok(counter.tests())
 }
 
 /// How many tests `line` says were run, if it is a summary of nextest or of cargo test.

@@ -1,27 +1,40 @@
 //! The command line's side of the HTTP API: one request, one connection.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 
 use super::DEFAULT_ADDRESS;
 
 /// How long a daemon may take to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of a file that are sent at once.
+const PIECE: usize = 64 << 10;
+
+/// A connection to the daemon, over TCP or a Unix socket.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Where the daemon is, and how to be let in.
 #[derive(Args, Clone, Debug)]
@@ -144,6 +157,73 @@ impl Client {
         })
     }
 
+    /// What `GET path` answers; none where there is nothing (404).
+    pub fn find(&self, path: &str) -> Result<Option<Value>> {
+        self.runtime.block_on(async {
+            let request = self.prepare(Method::GET, path).body(Full::new(Bytes::new()))?;
+            let response = self.exchange(request).await?;
+            if response.status() == StatusCode::NOT_FOUND {
+                return Ok(None);
+            }
+            let bytes = body_of(self.admit(response).await?).await?;
+            serde_json::from_slice(&bytes).map(Some).context("the daemon answered with no JSON")
+        })
+    }
+
+    /// Sends what `from` gives to `PUT path`, in pieces.
+    pub fn put(&self, path: &str, from: &mut dyn Read) -> Result<()> {
+        self.runtime.block_on(async {
+            let (mut sender, body) = Channel::<Bytes>::new(1);
+            let request = self.prepare(Method::PUT, path).body(body)?;
+            let feeding = async {
+                let mut piece = vec![0; PIECE];
+                loop {
+                    let bytes = from.read(&mut piece).context("the source can't be read")?;
+                    let data = Bytes::copy_from_slice(&piece[..bytes]);
+                    // A daemon that takes no more says why.
+                    if bytes == 0 || sender.send_data(data).await.is_err() {
+                        drop(sender);
+                        return anyhow::Ok(());
+                    }
+                }
+            };
+            let (fed, response) = tokio::join!(feeding, self.exchange(request));
+            fed?;
+            self.admit(response?).await.map(drop)
+        })
+    }
+
+    /// Opens a WebSocket at `path`, and does `converse` with it.
+    pub fn websocket<T>(
+        &self,
+        path: &str,
+        converse: impl AsyncFnOnce(WebSocketStream<Box<dyn Stream>>) -> Result<T>,
+    ) -> Result<T> {
+        self.runtime.block_on(async {
+            let stream: Box<dyn Stream> = match &self.server {
+                Server::Tcp(address) => {
+                    let stream = self.connect(TcpStream::connect(address)).await?;
+                    stream.set_nodelay(true).context("TCP_NODELAY can't be set")?;
+                    Box::new(stream)
+                }
+                Server::Unix(path) => Box::new(self.connect(UnixStream::connect(path)).await?),
+            };
+            let mut request = format!("ws://localhost{path}").into_client_request()?;
+            if let Some(token) = &self.token {
+                let value = format!("Bearer {token}").parse().context("the token is no text")?;
+                request.headers_mut().insert(AUTHORIZATION, value);
+            }
+            match tokio_tungstenite::client_async(request, stream).await {
+                Ok((socket, _)) => converse(socket).await,
+                Err(tungstenite::Error::Http(response)) => {
+                    let body = response.body().as_deref().unwrap_or_default();
+                    Err(refusal(response.status(), body, self.token.is_some()))
+                }
+                Err(error) => Err(error).context("the daemon opened no WebSocket"),
+            }
+        })
+    }
+
     fn request(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
         self.runtime.block_on(async {
             let response = self.send(method, path, body).await?;
@@ -163,14 +243,7 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> Result<Response<Incoming>> {
-        let host = match &self.server {
-            Server::Tcp(address) => address.as_str(),
-            Server::Unix(_) => "localhost",
-        };
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
+        let mut request = self.prepare(method, path);
         let body = match body {
             Some(value) => {
                 request = request.header(CONTENT_TYPE, "application/json");
@@ -180,6 +253,24 @@ impl Client {
         };
         let request = request.body(Full::new(body)).context("the request can't be written")?;
         let response = self.exchange(request).await?;
+        self.admit(response).await
+    }
+
+    /// The beginning of every request.
+    fn prepare(&self, method: Method, path: &str) -> Builder {
+        let host = match &self.server {
+            Server::Tcp(address) => address.as_str(),
+            Server::Unix(_) => "localhost",
+        };
+        let request = Request::builder().method(method).uri(path).header(HOST, host);
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    /// `response`, unless it is no success.
+    async fn admit(&self, response: Response<Incoming>) -> Result<Response<Incoming>> {
         if response.status().is_success() {
             return Ok(response);
         }
@@ -188,7 +279,10 @@ impl Client {
         Err(refusal(status, &bytes, self.token.is_some()))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+    async fn exchange<B>(&self, request: Request<B>) -> Result<Response<Incoming>>
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
         match &self.server {
             Server::Tcp(address) => {
                 let stream = self.connect(TcpStream::connect(address)).await?;
@@ -216,9 +310,10 @@ impl Client {
     }
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>>
+async fn exchange<S, B>(stream: S, request: Request<B>) -> Result<Response<Incoming>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await

@@ -3,7 +3,10 @@
 mod bench;
 mod client;
 mod console;
+mod cp;
 mod doctor;
+mod exec;
+mod image;
 mod interrupt;
 mod make;
 mod memory;
@@ -15,6 +18,7 @@ mod sandboxes;
 mod serve;
 mod size;
 mod snapshots;
+mod terminal;
 mod tree;
 mod workload;
 
@@ -45,7 +49,7 @@ pub struct Cli {
 enum Verb {
     /// Check whether this host can run tine, and say what to mend
     Doctor(doctor::Doctor),
-    /// Run one guest here, its console on this terminal, until Ctrl-C
+    /// Run a guest here, without a daemon: a command in an image, or the workload
     Run(run::Run),
     /// Measure what forks and copy-on-write faults cost on this host
     Bench(bench::Bench),
@@ -73,8 +77,17 @@ enum Verb {
     Workload(workload::Workload),
     /// Print what a guest has printed
     Console(console::Console),
+    /// Run a program in a sandbox
+    Exec(exec::Exec),
+    /// Copy files into sandboxes and out of them
+    Cp(cp::Copy),
+    /// List a directory of a sandbox
+    Ls(cp::List),
     /// Remove sandboxes, or snapshots
     Rm(sandboxes::Rm),
+    /// Build, list, import and remove images of Linux guests
+    #[command(subcommand)]
+    Image(image::Image),
     /// Draw who was forked from whom
     Tree(tree::Tree),
     /// Print a script that completes these commands in a shell
@@ -104,7 +117,11 @@ pub fn run() -> Result<ExitCode> {
         Verb::Memory(memory) => memory.run(&client()?),
         Verb::Workload(workload) => workload.run(&client()?),
         Verb::Console(console) => console.run(&client()?),
+        Verb::Exec(exec) => exec.run(&client()?),
+        Verb::Cp(copy) => copy.run(&client()?),
+        Verb::Ls(list) => list.run(&client()?),
         Verb::Rm(rm) => rm.run(&client()?),
+        Verb::Image(image) => image.run(),
         Verb::Tree(tree) => tree.run(&client()?),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -20,6 +20,11 @@ impl Spinner {
         bar.enable_steady_tick(Duration::from_millis(120));
         Self { bar }
     }
+
+    /// Says `message` from now on.
+    pub fn say(&self, message: impl Into<String>) {
+        self.bar.set_message(message.into());
+    }
 }
 
 impl Drop for Spinner {

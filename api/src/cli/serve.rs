@@ -33,6 +33,9 @@ pub struct Serve {
     /// Most operations on sandboxes at once; others wait
     #[arg(long, value_name = "N")]
     max_operations: Option<usize>,
+    /// Where images are kept [default: $TINE_IMAGES, else ~/.cache/tine/images]
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
     /// Write the log as JSON. TINE_LOG sets its level, e.g. TINE_LOG=debug
     #[arg(long)]
     log_json: bool,
@@ -53,6 +56,7 @@ impl Serve {
             limits.ram_bytes = mib.saturating_mul(1 << 20);
         }
         let options = ServeOptions {
+            images: self.images.or_else(tine_images::Store::default_path),
             listen: self.listen,
             token_file,
             limits,

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tine_vmm::{Machine, Status};
 
-use super::WORKLOAD;
 use crate::console::ConsoleBuffer;
 use crate::model::{LadderAnswer, Memory, SandboxAnswer};
 use crate::time::rfc3339;
@@ -24,6 +23,7 @@ pub struct Sandbox {
     pub(super) number: u64,
     /// Size of its RAM, asked once: the machine may be busy when the sum is taken.
     pub(super) ram_bytes: u64,
+    pub(super) image: String,
     pub(super) parent: Option<String>,
     pub(super) snapshot: Option<String>,
     pub(super) memory: Memory,
@@ -49,7 +49,7 @@ impl Sandbox {
             busy: self.machine.busy(),
             parent: self.parent.clone(),
             snapshot: self.snapshot.clone(),
-            image: WORKLOAD.to_owned(),
+            image: self.image.clone(),
             vcpus: self.machine.vcpus(),
             memory_mib: self.ram_bytes >> 20,
             memory: self.memory,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tine_vmm::Snapshot;
 
 use super::id::new_id;
-use super::{Contents, Registry, WORKLOAD};
+use super::{Contents, Registry};
 use crate::model::{SnapshotAnswer, SnapshotRequest};
 use crate::problem::Problem;
 use crate::time::rfc3339;
@@ -17,6 +17,7 @@ pub(super) struct Stored {
     number: u64,
     name: Option<String>,
     sandbox: String,
+    pub(super) image: String,
     pub(super) snapshot: Snapshot,
     pause: Duration,
     created: SystemTime,
@@ -29,7 +30,7 @@ impl Stored {
             id: id.to_owned(),
             name: self.name.clone(),
             sandbox: Some(self.sandbox.clone()),
-            image: WORKLOAD.to_owned(),
+            image: self.image.clone(),
             vcpus: u8::try_from(state.vcpus.len()).unwrap_or(u8::MAX),
             memory_mib: state.ram.bytes() >> 20,
             delta_bytes: image.delta().map_or(0, |delta| delta.bytes() as u64),
@@ -67,6 +68,7 @@ impl Registry {
             number: contents.made,
             name: request.name.clone(),
             sandbox: id.to_owned(),
+            image: sandbox.image.clone(),
             snapshot,
             pause,
             created: SystemTime::now(),

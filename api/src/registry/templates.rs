@@ -1,19 +1,23 @@
-//! The image's snapshots: it boots once in each shape, and is then cloned.
+//! The images' snapshots: each boots once in each shape, and is then cloned.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tine_images::Store;
 use tine_vmm::{KvmHost, Machine, MachineConfig, Snapshot};
 
+use super::WORKLOAD;
 use crate::problem::Problem;
+use crate::template::{self, Shape, TemplateError};
 
 /// Most shapes that are kept. Each holds a descriptor and some memory, and clients choose
 /// the shapes; the one asked for longest ago goes. Its clones keep what they share.
 const KEPT: usize = 32;
 
-/// vCPUs and MiB of RAM.
-type Shape = (u8, u64);
+/// What was asked for: an image in a shape.
+type Wish = (String, Shape);
 
 /// A template's place: empty until the image has booted in that shape.
 type Place = Arc<Mutex<Option<Snapshot>>>;
@@ -25,29 +29,29 @@ pub(super) struct Templates(Mutex<Places>);
 #[derive(Debug, Default)]
 struct Places {
     /// Each with the number of the request that asked for it last.
-    by_shape: HashMap<Shape, (u64, Place)>,
+    by_wish: HashMap<Wish, (u64, Place)>,
     requests: u64,
 }
 
 impl Places {
-    /// The place for `shape`, and what had to go for it.
-    fn place(&mut self, shape: Shape) -> (Place, Option<Place>) {
+    /// The place for `wish`, and what had to go for it.
+    fn place(&mut self, wish: Wish) -> (Place, Option<Place>) {
         self.requests += 1;
         let mut gone = None;
-        if !self.by_shape.contains_key(&shape) && self.by_shape.len() >= KEPT {
-            let oldest = self.by_shape.iter().min_by_key(|(_, (asked, _))| *asked);
-            let oldest = oldest.map(|(shape, _)| *shape);
-            gone = oldest.and_then(|shape| self.by_shape.remove(&shape)).map(|(_, place)| place);
+        if !self.by_wish.contains_key(&wish) && self.by_wish.len() >= KEPT {
+            let oldest = self.by_wish.iter().min_by_key(|(_, (asked, _))| *asked);
+            let oldest = oldest.map(|(wish, _)| wish.clone());
+            gone = oldest.and_then(|wish| self.by_wish.remove(&wish)).map(|(_, place)| place);
         }
-        let (asked, place) = self.by_shape.entry(shape).or_default();
+        let (asked, place) = self.by_wish.entry(wish).or_default();
         *asked = self.requests;
         (Arc::clone(place), gone)
     }
 
-    /// Gives up `place` if it still is the one for `shape`.
-    fn forget(&mut self, shape: Shape, place: &Place) {
-        if self.by_shape.get(&shape).is_some_and(|(_, own)| Arc::ptr_eq(own, place)) {
-            self.by_shape.remove(&shape);
+    /// Gives up `place` if it still is the one for `wish`.
+    fn forget(&mut self, wish: &Wish, place: &Place) {
+        if self.by_wish.get(wish).is_some_and(|(_, own)| Arc::ptr_eq(own, place)) {
+            self.by_wish.remove(wish);
         }
     }
 }
@@ -57,52 +61,83 @@ impl Templates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The snapshot of the image with `vcpus` and `mib` of RAM; it boots for the first who
-    /// asks, and the others wait.
+    /// The snapshot of `image`, in `store` unless it is the built-in one, in `shape`; it boots
+    /// for the first who asks, and the others wait.
     pub(super) fn get(
         &self,
         host: &Arc<KvmHost>,
-        vcpus: u8,
-        mib: u64,
+        store: Option<&Path>,
+        image: &str,
+        shape: Shape,
     ) -> Result<Snapshot, Problem> {
-        let shape = (vcpus, mib);
-        let (place, gone) = self.places().place(shape);
+        let wish = (image.to_owned(), shape);
+        let (place, gone) = self.places().place(wish.clone());
         // Its memory goes when nobody else is kept waiting for that.
         drop(gone);
         let mut template = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(snapshot) = &*template {
             return Ok(snapshot.clone());
         }
-        let config = MachineConfig { ram_bytes: mib << 20, vcpus, ..MachineConfig::default() };
         let begun = Instant::now();
-        let booted = Machine::boot(host, &config, Box::new(std::io::sink()))
-            .and_then(|machine| machine.snapshot());
-        let (snapshot, _) = booted.inspect_err(|_| self.places().forget(shape, &place))?;
-        tracing::info!(vcpus, mib, boot_us = begun.elapsed().as_micros() as u64, "image booted");
+        let made = match image {
+            WORKLOAD => boot_workload(host, shape),
+            _ => open_or_boot(host, store, image, shape),
+        };
+        let snapshot = made.inspect_err(|_| self.places().forget(&wish, &place))?;
+        let Shape { vcpus, memory_mib } = shape;
+        let us = begun.elapsed().as_micros() as u64;
+        tracing::info!(image, vcpus, memory_mib, us, "the image is there");
         *template = Some(snapshot.clone());
         Ok(snapshot)
     }
+}
+
+fn boot_workload(host: &Arc<KvmHost>, shape: Shape) -> Result<Snapshot, Problem> {
+    let Shape { vcpus, memory_mib } = shape;
+    let config = MachineConfig { ram_bytes: memory_mib << 20, vcpus, ..MachineConfig::default() };
+    let machine = Machine::boot(host, &config, Box::new(std::io::sink()))?;
+    Ok(machine.snapshot()?.0)
+}
+
+fn open_or_boot(
+    host: &Arc<KvmHost>,
+    store: Option<&Path>,
+    image: &str,
+    shape: Shape,
+) -> Result<Snapshot, Problem> {
+    let store = store.ok_or_else(|| Problem::missing("image", image).at("image"))?;
+    let store = Store::open(store).map_err(TemplateError::from)?;
+    let template = template::get(host, &store, image, shape, Box::new(std::io::sink()))?;
+    if let Some(boot) = template.boot {
+        tracing::info!(image, us = boot.as_micros() as u64, "the image was booted, and kept");
+    }
+    Ok(template.snapshot)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn wish(vcpus: u8, memory_mib: u64) -> Wish {
+        (WORKLOAD.to_owned(), Shape { vcpus, memory_mib })
+    }
+
     #[test]
     fn the_shape_asked_for_longest_ago_goes() {
         let mut places = Places::default();
-        let first = places.place((1, 0)).0;
+        let first = places.place(wish(1, 0)).0;
         for mib in 1..KEPT as u64 {
-            assert!(places.place((1, mib)).1.is_none());
+            assert!(places.place(wish(1, mib)).1.is_none());
         }
-        assert!(Arc::ptr_eq(&first, &places.place((1, 0)).0), "asked for again");
-        assert!(places.place((2, 0)).1.is_some(), "one goes");
-        assert_eq!(places.by_shape.len(), KEPT);
-        assert!(places.by_shape.contains_key(&(1, 0)) && !places.by_shape.contains_key(&(1, 1)));
-        let other = places.place((2, 0)).0;
-        places.forget((1, 0), &other);
-        assert!(places.by_shape.contains_key(&(1, 0)), "not another's place");
-        places.forget((1, 0), &first);
-        assert!(!places.by_shape.contains_key(&(1, 0)));
+        assert!(Arc::ptr_eq(&first, &places.place(wish(1, 0)).0), "asked for again");
+        assert!(places.place(wish(2, 0)).1.is_some(), "one goes");
+        assert_eq!(places.by_wish.len(), KEPT);
+        let kept = |wish: &Wish| places.by_wish.contains_key(wish);
+        assert!(kept(&wish(1, 0)) && !kept(&wish(1, 1)));
+        let other = places.place(wish(2, 0)).0;
+        places.forget(&wish(1, 0), &other);
+        assert!(places.by_wish.contains_key(&wish(1, 0)), "not another's place");
+        places.forget(&wish(1, 0), &first);
+        assert!(!places.by_wish.contains_key(&wish(1, 0)));
     }
 }

@@ -2,13 +2,17 @@
 
 mod auth;
 mod body;
+mod exec;
+mod files;
 mod routes;
 mod sandboxes;
 mod snapshots;
+mod stream;
 mod system;
 mod workload;
 
 pub use auth::{Token, TokenError};
+pub use exec::{STDERR, STDOUT};
 
 use std::fmt;
 use std::io;
@@ -71,6 +75,8 @@ impl fmt::Display for Listen {
 /// How the daemon is to run.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
+    /// Where images of Linux guests are; none, and there are none.
+    pub images: Option<PathBuf>,
     /// Where it listens.
     pub listen: Listen,
     /// File with the token; made when absent.
@@ -213,7 +219,7 @@ impl Server {
             tracing::warn!(asked, turns, "as many operations at once can't be allowed");
         }
         let app = App {
-            registry: Arc::new(Registry::new(host, options.limits)),
+            registry: Arc::new(Registry::new(host, options.images.clone(), options.limits)),
             token,
             operations: Arc::new(Semaphore::new(turns)),
             guests: Arc::new(Semaphore::new(turns)),

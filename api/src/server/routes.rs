@@ -12,7 +12,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, sandboxes, snapshots, system, workload};
+use super::{App, exec, files, sandboxes, snapshots, system, workload};
 use crate::problem::Problem;
 
 /// The API's description, to which the handlers add themselves.
@@ -44,6 +44,10 @@ pub(super) fn router(app: App) -> Router {
         .routes(routes!(sandboxes::reset))
         .routes(routes!(sandboxes::memory))
         .routes(routes!(sandboxes::console))
+        .routes(routes!(exec::exec, exec::attach))
+        .routes(routes!(files::read, files::write, files::remove))
+        .routes(routes!(files::rename))
+        .routes(routes!(files::make_directory))
         .routes(routes!(snapshots::take))
         .routes(routes!(workload::work))
         .routes(routes!(snapshots::list))

@@ -1,20 +1,16 @@
 //! Sandboxes: made, listed, stopped, forked, looked into.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::{Body as HttpBody, Bytes};
+use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use hyper::body::{Body as HttpBodyTrait, Frame};
 use tine_vmm::{Machine, MachineError};
 
-use super::App;
 use super::body::{Body, Id, Parameters};
+use super::{App, stream};
 use crate::console::ConsoleReader;
 use crate::model::{
     CloneResults, ConsoleQuery, ForkRequest, ListQuery, MemoryAnswer, SandboxAnswer, SandboxList,
@@ -158,12 +154,14 @@ pub(super) async fn console(
 
 /// A body that goes on as long as there can be more.
 fn follow(mut reader: ConsoleReader) -> HttpBody {
-    let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+    let (sender, body) = stream::channel();
     tokio::spawn(async move {
         loop {
             let text = reader.read();
             // A client that went away needs no more.
-            if sender.is_closed() || (!text.is_empty() && sender.send(text.into()).await.is_err()) {
+            if sender.is_closed()
+                || (!text.is_empty() && sender.send(Ok(text.into())).await.is_err())
+            {
                 return;
             }
             tokio::select! {
@@ -176,20 +174,5 @@ fn follow(mut reader: ConsoleReader) -> HttpBody {
             }
         }
     });
-    HttpBody::new(Channel(receiver))
-}
-
-/// What comes through a channel, as a body.
-struct Channel(tokio::sync::mpsc::Receiver<Bytes>);
-
-impl HttpBodyTrait for Channel {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
+    body
 }

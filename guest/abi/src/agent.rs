@@ -41,7 +41,7 @@ pub enum HostMessage {
         request: Request,
     },
     /// Bytes: standard input of a program, or contents of a file.
-    Data(Vec<u8>),
+    Data(#[serde(with = "serde_bytes")] Vec<u8>),
     /// No more bytes.
     End,
     /// The terminal has another size.
@@ -152,6 +152,7 @@ pub struct Adopt {
     /// Nanoseconds since 1970, UTC, now.
     pub realtime_ns: u64,
     /// Fresh random bytes for the kernel's generator, which is reseeded at once.
+    #[serde(with = "serde_bytes")]
     pub entropy: Vec<u8>,
     /// Host name; stays when none.
     pub hostname: Option<String>,
@@ -173,13 +174,13 @@ pub enum AgentMessage {
         pid: u32,
     },
     /// Bytes of its standard output.
-    Stdout(Vec<u8>),
+    Stdout(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Bytes of its standard error.
-    Stderr(Vec<u8>),
+    Stderr(#[serde(with = "serde_bytes")] Vec<u8>),
     /// It ended.
     Exited(Exit),
     /// Contents of a file.
-    Data(Vec<u8>),
+    Data(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Files, some of those asked for.
     Entries(Vec<Entry>),
     /// That was all.

@@ -32,11 +32,16 @@ pub const MAX_VCPUS: u8 = 64;
 /// Longest command line, bytes (x86's `COMMAND_LINE_SIZE`).
 pub const MAX_COMMAND_LINE: usize = 2047;
 
+/// What the kernel of an image is told: its console, to reset at once when it panics, by ACPI,
+/// and where its root file system is.
+pub const COMMAND_LINE: &str =
+    "console=ttyS0 quiet panic=-1 reboot=a pci=off 8250.nr_uarts=1 tine.root=erofs";
+
 /// Where things lie below the first megabyte.
 const GDT: u64 = 0x500;
 const BOOT_PARAMS: u64 = 0x7000;
 const PAGE_TABLES: u64 = 0x9000;
-const COMMAND_LINE: u64 = 0x2_0000;
+const COMMAND_LINE_PLACE: u64 = 0x2_0000;
 const LOW_END: u64 = 0xa_0000;
 /// Where a bzImage goes, and where RAM for the kernel begins.
 const HIGH_START: u64 = 0x10_0000;
@@ -86,7 +91,7 @@ pub fn load(
     let (first, bytes) = load_initramfs(memory, &kernel.initramfs, end, low.min(limit + 1))?;
     params.hdr.ramdisk_image = first;
     params.hdr.ramdisk_size = bytes;
-    params.hdr.cmd_line_ptr = COMMAND_LINE as u32;
+    params.hdr.cmd_line_ptr = COMMAND_LINE_PLACE as u32;
     params.hdr.cmdline_size = load_command_line(memory, &kernel.command_line)?;
     params.acpi_rsdp_addr = acpi::write(memory, hardware)?;
     map_memory(&mut params, layout);
@@ -152,10 +157,8 @@ fn load_command_line(memory: &GuestMemoryMmap, line: &str) -> Result<u32, BootEr
     }
     let mut bytes = line.as_bytes().to_vec();
     bytes.push(0);
-    memory.write_slice(&bytes, GuestAddress(COMMAND_LINE)).map_err(|source| BootError::Write {
-        what: "the command line",
-        address: COMMAND_LINE,
-        source,
+    memory.write_slice(&bytes, GuestAddress(COMMAND_LINE_PLACE)).map_err(|source| {
+        BootError::Write { what: "the command line", address: COMMAND_LINE_PLACE, source }
     })?;
     Ok(line.len() as u32)
 }

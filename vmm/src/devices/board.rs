@@ -6,8 +6,12 @@ use std::sync::{Arc, Mutex};
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::events::{self, Event, EventDevice};
 use super::serial::{self, ConsoleLog, SerialState};
+use super::virtio::balloon::Balloon;
+use super::virtio::block::Block;
+use super::virtio::entropy::Entropy;
 use super::virtio::mmio::{Transport, TransportState};
 use super::virtio::vsock::{Vsock, VsockHost};
 use super::virtio::{DeviceState, VirtioDevice};
@@ -47,15 +51,22 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Sockets, and nothing else yet.
-    pub fn new() -> Result<Self, DeviceError> {
+    /// What every guest has, and `disks`, the first of which holds its root file system.
+    pub fn new(memory: &RamAccess, disks: Vec<Disk>) -> Result<Self, DeviceError> {
+        let count = disks.len();
+        if count > usize::from(slot::VSOCK) {
+            let place = format!("{count} disks");
+            return Err(DeviceError::place("the board", place, "it has room for 8"));
+        }
+        let mut devices: Vec<(u8, Box<dyn VirtioDevice>)> = Vec::with_capacity(count + 3);
+        for (slot, disk) in (slot::ROOT..).zip(disks) {
+            devices.push((slot, Box::new(Block::new(disk))));
+        }
         let (device, vsock) = Vsock::new(None)?;
-        Ok(Self { devices: vec![(slot::VSOCK, Box::new(device))], vsock })
-    }
-
-    /// Adds `device` in `slot`.
-    pub fn add(&mut self, slot: u8, device: Box<dyn VirtioDevice>) {
-        self.devices.push((slot, device));
+        devices.push((slot::VSOCK, Box::new(device)));
+        devices.push((slot::ENTROPY, Box::new(Entropy)));
+        devices.push((slot::BALLOON, Box::new(Balloon::new(memory.clone()))));
+        Ok(Self { devices, vsock })
     }
 
     /// The slots that are taken.
@@ -64,11 +75,14 @@ impl Devices {
     }
 
     /// The devices of a saved board.
-    fn restored(state: &PlatformState) -> Result<Self, DeviceError> {
+    fn restored(state: &PlatformState, memory: &RamAccess) -> Result<Self, DeviceError> {
         let mut vsock = None;
         let mut devices = Vec::with_capacity(state.transports.len());
         for saved in &state.transports {
             let device: Box<dyn VirtioDevice> = match &saved.device {
+                DeviceState::Block(state) => Box::new(Block::restored(state)),
+                DeviceState::Entropy => Box::new(Entropy),
+                DeviceState::Balloon(state) => Box::new(Balloon::restored(*state, memory.clone())),
                 DeviceState::Vsock(state) => {
                     let (device, host) = Vsock::restored(state, None)?;
                     vsock = Some(host);
@@ -142,7 +156,8 @@ impl Board {
             let serial = SerialConsole::restored(Arc::clone(vm), console, &state.serial)?;
             return Ok(Self { serial: Arc::new(Mutex::new(serial)), platform: None });
         };
-        let board = Self::linux(vm, console, memory, Devices::restored(platform)?)?;
+        let devices = Devices::restored(platform, &memory)?;
+        let board = Self::linux(vm, console, memory, devices)?;
         board.restore(state)?;
         Ok(board)
     }
@@ -163,7 +178,7 @@ impl Board {
             }
         };
         lock(&platform.events).set_pending(saved.events);
-        let Devices { devices, vsock } = Devices::restored(saved)?;
+        let Devices { devices, vsock } = Devices::restored(saved, &platform.memory)?;
         *lock(&platform.vsock) = vsock;
         let transports = platform.transports.iter().zip(&saved.transports);
         for ((transport, saved), (_, device)) in transports.zip(devices) {

@@ -5,6 +5,7 @@
 
 pub mod board;
 pub mod bus;
+pub mod disk;
 pub mod events;
 pub mod generation;
 pub mod serial;

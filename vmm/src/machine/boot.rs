@@ -60,7 +60,7 @@ impl Machine {
         console: ConsoleSink,
     ) -> Result<Self, MachineError> {
         let requested = Instant::now();
-        let LinuxConfig { ram_bytes, vcpus, image, kernel } = config;
+        let LinuxConfig { ram_bytes, vcpus, image, kernel, disks } = config;
         linux::check(ram_bytes, vcpus)?;
         let mut ladder = Ladder { strategy: "boot", ..Ladder::default() };
         let image = MemoryImage::create(ram_bytes, image)?;
@@ -70,7 +70,7 @@ impl Machine {
 
         let begun = Instant::now();
         let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
-        let devices = Devices::new()?;
+        let devices = Devices::new(&ram.access(), disks)?;
         let slots = devices.slots();
         let hardware = acpi::Hardware { vcpus, virtio: &slots };
         linux::load(ram.memory(), ram.layout(), &kernel, &hardware)?.set(&shell.vcpus[0])?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::boot::linux::Kernel;
 use crate::devices::ConsoleSink;
+use crate::devices::disk::Disk;
 use crate::kvm::ClockPolicy;
 use crate::memory::ImageKind;
 
@@ -36,6 +37,8 @@ pub struct LinuxConfig {
     pub image: ImageKind,
     /// The kernel and what it is started with.
     pub kernel: Kernel,
+    /// Its disks; the first holds the root file system. At most 8.
+    pub disks: Vec<Disk>,
 }
 
 /// How a clone gets its memory.

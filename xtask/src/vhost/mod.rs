@@ -17,6 +17,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+pub use machine::Output;
+
 use machine::Machine;
 use root::Root;
 
@@ -42,12 +44,12 @@ impl Vhost {
     }
 
     /// Puts the image store of this user there.
-    pub fn add_images(&self, store: &Path) -> Result<()> {
-        self.root.add_images(store)
+    pub fn add_images(&self) -> Result<()> {
+        self.root.add_images(&image_store()?)
     }
 
     /// Runs `command` in it, its output going to `output`. Returns its exit code.
-    pub fn run(&self, command: &[OsString], output: machine::Output<'_>) -> Result<u8> {
+    pub fn run(&self, command: &[OsString], output: Output<'_>) -> Result<u8> {
         let kernel = kernel::fetch(&self.directory)?;
         let disk = self.root.pack(command, &self.directory.join("root.erofs"))?;
         let initramfs = init::initramfs(&kernel, &self.directory.join("initramfs.cpio"))?;
@@ -63,14 +65,13 @@ impl Vhost {
 pub fn run(command: &[&str]) -> Result<ExitCode> {
     ensure!(!command.is_empty(), "which command? cargo xtask vhost -- tine doctor");
     build_release()?;
+    build_images()?;
     let vhost = Vhost::prepare()?;
     vhost.add_program(&target_directory()?.join("release/tine"))?;
-    if let Some(store) = image_store() {
-        vhost.add_images(&store)?;
-    }
+    vhost.add_images()?;
     let command: Vec<OsString> = command.iter().map(OsString::from).collect();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let code = vhost.run(&command, machine::Output { out: &mut out, err: &mut err })?;
+    let code = vhost.run(&command, Output { out: &mut out, err: &mut err })?;
     Ok(ExitCode::from(code))
 }
 
@@ -85,17 +86,29 @@ fn build_release() -> Result<()> {
     Ok(())
 }
 
-/// Where images are kept, if any were built: as `tine image` has it.
-pub fn image_store() -> Option<PathBuf> {
+/// Where images are kept: as `tine image` has it.
+fn image_store() -> Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let store = match variable("TINE_IMAGES") {
-        Some(store) => PathBuf::from(store),
-        None => match variable("XDG_CACHE_HOME") {
-            Some(cache) => PathBuf::from(cache).join("tine/images"),
-            None => PathBuf::from(variable("HOME")?).join(".cache/tine/images"),
-        },
+    if let Some(store) = variable("TINE_IMAGES") {
+        return Ok(store.into());
+    }
+    let cache = match variable("XDG_CACHE_HOME") {
+        Some(cache) => PathBuf::from(cache),
+        None => PathBuf::from(variable("HOME").context("no home directory")?).join(".cache"),
     };
-    store.is_dir().then_some(store)
+    Ok(cache.join("tine/images"))
+}
+
+/// Builds the image that tests and trials use, unless it is there.
+pub fn build_images() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["run", "--quiet", "-p", "tine", "--", "image", "build", "base"])
+        .stdin(Stdio::null())
+        .status()
+        .context("cargo can't be started")?;
+    ensure!(status.success(), "the image base can't be built");
+    Ok(())
 }
 
 /// Where cargo builds to.

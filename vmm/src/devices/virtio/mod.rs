@@ -5,6 +5,9 @@
 //! memory; a driver that breaks the rules of the ring makes the device [`Broken`] until the
 //! driver resets it, and never more than that.
 
+pub mod balloon;
+pub mod block;
+pub mod entropy;
 pub mod mmio;
 pub mod rings;
 pub mod vsock;
@@ -89,6 +92,12 @@ pub trait VirtioDevice: Send {
 /// What is saved of a device beside its queues.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum DeviceState {
+    /// A disk.
+    Block(block::BlockState),
+    /// Random numbers: nothing.
+    Entropy,
+    /// Memory given back.
+    Balloon(balloon::BalloonState),
     /// Sockets between host and guest.
     Vsock(vsock::VsockState),
 }

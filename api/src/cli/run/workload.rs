@@ -1,4 +1,4 @@
-//! `tine run`: one guest in this process, its console on stdout.
+//! `tine run workload`: the embedded workload, its console on stdout.
 
 use std::io;
 use std::process::ExitCode;
@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
 use tine_abi::command::{Command, Op};
 use tine_abi::layout::{self, PAGE_SIZE};
 use tine_abi::pattern::Selection;
 use tine_vmm::{KvmHost, Machine, MachineConfig};
 
-use super::interrupt::Interrupt;
-use super::size;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::size;
 
 /// What a shell expects of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -22,36 +21,9 @@ const INTERRUPTED: u8 = 130;
 /// Longest that one command may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Options of `tine run`.
-#[derive(Args, Debug)]
-pub struct Run {
-    /// The guest
-    #[arg(value_enum, default_value_t = Guest::Workload)]
-    guest: Guest,
-    /// Guest memory, MiB
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
-    memory: u64,
-    /// Number of vCPUs
-    #[arg(long, default_value_t = 1)]
-    vcpus: u8,
-    /// Stop after this many seconds instead of at Ctrl-C
-    #[arg(long = "for", value_name = "SECONDS")]
-    seconds: Option<f64>,
-    /// Have the guest do this first, e.g. dirty:64M, checksum, spin:500, clock; may be repeated
-    #[arg(long, value_name = "OP[:AMOUNT]")]
-    op: Vec<Task>,
-}
-
-/// Guests that tine can run.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Guest {
-    /// The embedded workload
-    Workload,
-}
-
 /// Something for the guest to do: an operation, and how many bytes, milliseconds or rounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Task {
+pub(super) struct Task {
     name: String,
     op: Op,
     amount: Option<u64>,
@@ -106,51 +78,44 @@ enum End {
     Guest(Result<()>),
 }
 
-impl Run {
-    /// Boots the guest and stays with it.
-    pub fn run(&self) -> Result<ExitCode> {
-        let Guest::Workload = self.guest;
-        let limit = match self.seconds {
-            Some(seconds) => Some(
-                Duration::try_from_secs_f64(seconds)
-                    .with_context(|| format!("--for {seconds} is no number of seconds"))?,
-            ),
-            None => None,
-        };
-        let ram_bytes = self.memory.checked_mul(1 << 20).context("--memory is too large")?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            // From here on Ctrl-C no longer ends the process by itself.
-            let mut interrupt = Interrupt::listen()?;
-            let host = Arc::new(KvmHost::open()?);
-            let config = MachineConfig { ram_bytes, vcpus: self.vcpus, ..MachineConfig::default() };
-            let begun = Instant::now();
-            let machine = tokio::task::spawn_blocking(move || {
-                Machine::boot(&host, &config, Box::new(io::stdout()))
-            });
-            let machine = Arc::new(machine.await.context("the boot ended in its middle")??);
-            eprintln!("booted in {}", size::micros(begun.elapsed().as_secs_f64() * 1e6));
+/// Boots the workload, has it do `tasks`, and stays with it.
+pub(super) fn run(
+    ram_bytes: u64,
+    vcpus: u8,
+    limit: Option<Duration>,
+    tasks: Vec<Task>,
+) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // From here on Ctrl-C no longer ends the process by itself.
+        let mut interrupt = Interrupt::listen()?;
+        let host = Arc::new(KvmHost::open()?);
+        let config = MachineConfig { ram_bytes, vcpus, ..MachineConfig::default() };
+        let begun = Instant::now();
+        let machine = tokio::task::spawn_blocking(move || {
+            Machine::boot(&host, &config, Box::new(io::stdout()))
+        });
+        let machine = Arc::new(machine.await.context("the boot ended in its middle")??);
+        eprintln!("booted in {}", size::micros(begun.elapsed().as_secs_f64() * 1e6));
 
-            let worker = Arc::clone(&machine);
-            let tasks = self.op.clone();
-            let mut work = tokio::task::spawn_blocking(move || live(&worker, &tasks));
-            let end = tokio::select! {
-                biased;
-                () = interrupt.wait() => End::Interrupted,
-                () = until(begun, limit) => End::TimeUp,
-                result = &mut work => End::Guest(result.context("the guest's driver ended")?),
-            };
-            machine.kill();
-            match end {
-                End::Interrupted => {
-                    eprintln!("interrupted; the guest is gone");
-                    Ok(ExitCode::from(INTERRUPTED))
-                }
-                End::TimeUp => Ok(ExitCode::SUCCESS),
-                End::Guest(result) => result.map(|()| ExitCode::SUCCESS),
+        let worker = Arc::clone(&machine);
+        let mut work = tokio::task::spawn_blocking(move || live(&worker, &tasks));
+        let end = tokio::select! {
+            biased;
+            () = interrupt.wait() => End::Interrupted,
+            () = until(begun, limit) => End::TimeUp,
+            result = &mut work => End::Guest(result.context("the guest's driver ended")?),
+        };
+        machine.kill();
+        match end {
+            End::Interrupted => {
+                eprintln!("interrupted; the guest is gone");
+                Ok(ExitCode::from(INTERRUPTED))
             }
-        })
-    }
+            End::TimeUp => Ok(ExitCode::SUCCESS),
+            End::Guest(result) => result.map(|()| ExitCode::SUCCESS),
+        }
+    })
 }
 
 /// Gives the guest `tasks`, and then has it print its heartbeat once a second until it dies.

@@ -1,0 +1,175 @@
+//! Templates of Linux images: an image boots once in each shape; its snapshot is kept as a
+//! file in the image store, and everything after that is forked from it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tine_images::{Image, ImageError, Store};
+use tine_vmm::boot::linux::{COMMAND_LINE, Kernel};
+use tine_vmm::devices::ConsoleSink;
+use tine_vmm::devices::disk::{Disk, DiskError};
+use tine_vmm::memory::ImageKind;
+use tine_vmm::snapshot::{SnapshotFileError, Verify, file};
+use tine_vmm::{KvmHost, LinuxConfig, Machine, MachineError, Snapshot};
+use xxhash_rust::xxh3::Xxh3;
+
+/// How long a kernel and its agent may take to come up.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// vCPUs and memory of a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// RAM, MiB.
+    pub memory_mib: u64,
+}
+
+/// What can go wrong on the way to a template.
+#[derive(Debug, Error)]
+pub enum TemplateError {
+    /// There is no such image, or it is damaged.
+    #[error("the image")]
+    Image(#[from] ImageError),
+    /// Its root file system can't be used.
+    #[error("the image's root file system")]
+    Disk(#[from] DiskError),
+    /// It did not boot.
+    #[error("booting {image}")]
+    Boot {
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<MachineError>,
+    },
+    /// The snapshot could not be kept.
+    #[error("keeping the snapshot of {image}")]
+    Keep {
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<SnapshotFileError>,
+    },
+    /// A file of the store could not be made or locked.
+    #[error("{action} {path} failed")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A template, and how it was had.
+#[derive(Debug)]
+pub struct Template {
+    /// What sandboxes are spawned from.
+    pub snapshot: Snapshot,
+    /// How long the image took to boot, when it had to.
+    pub boot: Option<Duration>,
+}
+
+/// The template of image `name` in `shape`. It boots here when nobody has booted it before,
+/// its console going to `console`; whoever asks meanwhile, in whatever process, waits.
+pub fn get(
+    host: &Arc<KvmHost>,
+    store: &Store,
+    name: &str,
+    shape: Shape,
+    console: ConsoleSink,
+) -> Result<Template, TemplateError> {
+    let image = store.get(name)?;
+    let path = place(store, &image, shape)?;
+    // A kept snapshot appears whole or not at all: no lock for the many who find it.
+    if let Some(snapshot) = open(host, &path) {
+        return Ok(Template { snapshot, boot: None });
+    }
+    let _lock = lock(&path)?;
+    if let Some(snapshot) = open(host, &path) {
+        return Ok(Template { snapshot, boot: None });
+    }
+    let begun = Instant::now();
+    let snapshot = boot(host, &image, shape, console)?;
+    let boot = Some(begun.elapsed());
+    snapshot
+        .save(&path)
+        .map_err(|error| TemplateError::Keep { image: image.name, source: Box::new(error) })?;
+    Ok(Template { snapshot, boot })
+}
+
+/// Where the snapshot is kept: a name that says all that it depends on but for the processor,
+/// which is checked when it is opened.
+fn place(store: &Store, image: &Image, shape: Shape) -> Result<PathBuf, TemplateError> {
+    let directory = store.path().join("snapshots");
+    fs::create_dir_all(&directory).map_err(|source| TemplateError::File {
+        action: "making",
+        path: directory.clone(),
+        source,
+    })?;
+    let mut hasher = Xxh3::new();
+    hasher.update(image.digest.as_bytes());
+    hasher.update(COMMAND_LINE.as_bytes());
+    hasher.update(&file::VERSION.to_le_bytes());
+    let Shape { vcpus, memory_mib } = shape;
+    let name = format!("{}-{vcpus}x{memory_mib}-{:016x}.tine", image.name, hasher.digest());
+    Ok(directory.join(name))
+}
+
+/// The snapshot that is kept at `path`, if there is one that can be used.
+fn open(host: &KvmHost, path: &Path) -> Option<Snapshot> {
+    // Only its own user writes there, and it is as large as the guest: not all of it is read.
+    match Snapshot::open(path, host, Verify::Header) {
+        Ok(snapshot) => Some(snapshot),
+        Err(SnapshotFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "a kept snapshot is made anew");
+            None
+        }
+    }
+}
+
+/// Waits for whoever makes the snapshot at `path`.
+fn lock(path: &Path) -> Result<File, TemplateError> {
+    let path = path.with_extension("lock");
+    let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| TemplateError::File { action: "locking", path, source })
+}
+
+fn boot(
+    host: &Arc<KvmHost>,
+    image: &Image,
+    shape: Shape,
+    console: ConsoleSink,
+) -> Result<Snapshot, TemplateError> {
+    let config = LinuxConfig {
+        ram_bytes: shape.memory_mib.saturating_mul(1 << 20),
+        vcpus: shape.vcpus,
+        image: ImageKind::Small,
+        kernel: Kernel {
+            image: image.kernel.clone(),
+            initramfs: image.initramfs.clone(),
+            command_line: COMMAND_LINE.to_owned(),
+        },
+        disks: vec![Disk::read_only(&image.rootfs)?],
+    };
+    let booted = Machine::boot_linux(host, config, console).and_then(|machine| {
+        machine.wait_ready(BOOT_LIMIT)?;
+        machine.snapshot()
+    });
+    let (snapshot, _) = booted.map_err(|error| TemplateError::Boot {
+        image: image.name.clone(),
+        source: Box::new(error),
+    })?;
+    Ok(snapshot)
+}
