@@ -1,196 +1,222 @@
-//! The agent of a Linux guest, for asynchronous callers: a connection for one request, by the
-//! protocol in [`tine_abi::agent`].
+//! A conversation with the agent of a Linux guest, without blocking a thread.
+//!
+//! What is between the two sides is bounded: a sender waits when the other does not read, and
+//! a receiver holds one message at most.
 
 use std::io;
+use std::os::unix::net::UnixStream as BlockingStream;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use thiserror::Error;
 use tine_abi::agent::{
-    AgentMessage, Failure, HostMessage, PORT, Request, VERSION, decode, encode, message_length,
+    AgentMessage, CHUNK, Failure, HostMessage, Request, VERSION, decode, encode, message_length,
 };
-use tine_vmm::{Machine, MachineError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
 
-/// How long the agent may take to say anything at all.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::problem::{Problem, with_causes};
 
-/// What can go wrong between this process and an agent.
+/// How long the agent may take to say the first word to something that it begins at once.
+pub const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take to finish what it answers only when done.
+pub const DONE_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes of a frame before its message.
+const HEAD: usize = 4;
+
+/// What can go wrong between the host and an agent.
 #[derive(Debug, Error)]
 pub enum AgentError {
-    /// The machine has no agent, or is gone.
-    #[error(transparent)]
-    Machine(#[from] MachineError),
-    /// The connection broke.
-    #[error("the connection to the guest's agent broke")]
-    Broken(#[source] io::Error),
-    /// The agent said nothing.
-    #[error("the guest's agent does not answer within {PATIENCE:?}; is the guest busy or dead?")]
-    Silent,
-    /// The agent closed in the middle.
-    #[error("the guest's agent closed the connection; the guest was reset, or has ended")]
-    Closed,
-    /// The agent said what does not belong there.
-    #[error("the guest's agent answered what makes no sense here")]
-    Nonsense,
-    /// The agent can't do it.
+    /// The connection can't be used.
+    #[error("{action} the guest's agent failed")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A message is longer than the protocol allows.
+    #[error("the request is too long for the guest's agent")]
+    TooLong(#[source] io::Error),
+    /// It did not answer in time.
+    #[error("no answer of the guest's agent within {0:?}; is the guest's kernel up?")]
+    Silent(Duration),
+    /// It closed where an answer should be.
+    #[error(
+        "the guest's agent is gone: it never ran, it died, or the sandbox was reset; \
+         its console may say more"
+    )]
+    Gone,
+    /// It sent what can't be there.
+    #[error("the guest's agent answered with nonsense: {0}")]
+    Nonsense(String),
+    /// It refused.
     #[error("{0}")]
     Refused(Failure),
 }
 
-/// A connection to the agent, for one request.
+impl From<AgentError> for Problem {
+    fn from(error: AgentError) -> Self {
+        let detail = with_causes(&error);
+        let status = match error {
+            AgentError::Refused(failure) => return failure.into(),
+            AgentError::Silent(_) => StatusCode::GATEWAY_TIMEOUT,
+            AgentError::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            AgentError::Io { .. } | AgentError::Gone | AgentError::Nonsense(_) => {
+                StatusCode::BAD_GATEWAY
+            }
+        };
+        Self::new(status, detail)
+    }
+}
+
+fn broken(action: &'static str) -> impl FnOnce(io::Error) -> AgentError {
+    move |source| AgentError::Io { action, source }
+}
+
+/// A connection to the agent, for one request. The agent drops the request when it is dropped.
 #[derive(Debug)]
 pub struct AgentConnection {
-    receiver: AgentReceiver,
     sender: AgentSender,
-}
-
-/// The half that is heard.
-#[derive(Debug)]
-pub struct AgentReceiver {
-    stream: OwnedReadHalf,
-    /// What was read and is no whole message yet.
-    pending: Vec<u8>,
-}
-
-/// The half that is spoken to.
-#[derive(Debug)]
-pub struct AgentSender {
-    stream: OwnedWriteHalf,
+    receiver: AgentReceiver,
 }
 
 impl AgentConnection {
-    /// Asks the agent of `machine` for something.
-    pub async fn open(machine: &Machine, request: Request) -> Result<Self, AgentError> {
-        let stream = machine.connect(PORT)?;
-        stream.set_nonblocking(true).map_err(AgentError::Broken)?;
-        let stream = UnixStream::from_std(stream).map_err(AgentError::Broken)?;
-        Self::over(stream, request).await
-    }
-
-    /// The same over a stream that exists.
-    pub async fn over(stream: UnixStream, request: Request) -> Result<Self, AgentError> {
-        let (reader, writer) = stream.into_split();
-        let receiver = AgentReceiver { stream: reader, pending: Vec::new() };
-        let mut connection = Self { receiver, sender: AgentSender { stream: writer } };
-        connection.send(&HostMessage::Open { version: VERSION, request }).await?;
-        Ok(connection)
+    /// Asks the agent at the other end of `stream` for something. Within a runtime only.
+    pub async fn open(stream: BlockingStream, request: Request) -> Result<Self, AgentError> {
+        stream.set_nonblocking(true).map_err(broken("connecting to"))?;
+        let stream = UnixStream::from_std(stream).map_err(broken("connecting to"))?;
+        let (from, to) = stream.into_split();
+        let mut sender = AgentSender { to };
+        let open = HostMessage::Open { version: VERSION, request };
+        let sent = timeout(FIRST_ANSWER_LIMIT, sender.send(open)).await;
+        sent.map_err(|_| AgentError::Silent(FIRST_ANSWER_LIMIT))??;
+        Ok(Self { sender, receiver: AgentReceiver { from, frame: Vec::new() } })
     }
 
     /// Sends a message that belongs to the request.
-    pub async fn send(&mut self, message: &HostMessage) -> Result<(), AgentError> {
+    pub async fn send(&mut self, message: HostMessage) -> Result<(), AgentError> {
         self.sender.send(message).await
     }
 
-    /// The next message; an error when the agent closes before its answer.
-    pub async fn receive(&mut self) -> Result<AgentMessage, AgentError> {
+    /// Waits for the next message; none when the agent has closed.
+    pub async fn receive(&mut self) -> Result<Option<AgentMessage>, AgentError> {
         self.receiver.receive().await
     }
 
-    /// The first message, which must come soon; a failure is an error.
-    pub async fn first(&mut self) -> Result<AgentMessage, AgentError> {
-        let first = tokio::time::timeout(PATIENCE, self.receive());
-        match first.await.map_err(|_| AgentError::Silent)?? {
-            AgentMessage::Failed(failure) => Err(AgentError::Refused(failure)),
-            message => Ok(message),
-        }
+    /// Waits for the first answer, at most [`FIRST_ANSWER_LIMIT`]; it is no refusal.
+    pub async fn answer(&mut self) -> Result<AgentMessage, AgentError> {
+        self.receiver.answer(FIRST_ANSWER_LIMIT).await
     }
 
-    /// Waits until the request is done, which is all its answer says.
-    pub async fn done(mut self) -> Result<(), AgentError> {
-        match self.first().await? {
-            AgentMessage::Done => Ok(()),
-            _ => Err(AgentError::Nonsense),
-        }
+    /// Waits until it is done, at most [`DONE_LIMIT`].
+    pub async fn done(&mut self) -> Result<(), AgentError> {
+        self.receiver.done().await
     }
 
-    /// Both halves, for tasks of their own.
-    pub fn split(self) -> (AgentSender, AgentReceiver) {
+    /// Its two ways, to be used at once. The agent drops the request when both are dropped, or
+    /// the sender alone.
+    pub fn into_split(self) -> (AgentSender, AgentReceiver) {
         (self.sender, self.receiver)
     }
 }
 
+/// The way to the agent.
+#[derive(Debug)]
+pub struct AgentSender {
+    to: OwnedWriteHalf,
+}
+
 impl AgentSender {
-    /// Sends a message.
-    pub async fn send(&mut self, message: &HostMessage) -> Result<(), AgentError> {
-        let frame = encode(message).map_err(AgentError::Broken)?;
-        self.stream.write_all(&frame).await.map_err(AgentError::Broken)
+    /// Sends a message, and waits while the agent does not read. When the waiting is given
+    /// up, the connection can't be used any more.
+    pub async fn send(&mut self, message: HostMessage) -> Result<(), AgentError> {
+        let frame = encode(&message).map_err(AgentError::TooLong)?;
+        self.to.write_all(&frame).await.map_err(broken("sending to"))
     }
+
+    /// Sends `bytes` in messages of the size that suits both sides.
+    pub async fn send_data(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
+        for chunk in bytes.chunks(CHUNK) {
+            self.send(HostMessage::Data(chunk.to_vec())).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The way from the agent.
+#[derive(Debug)]
+pub struct AgentReceiver {
+    from: OwnedReadHalf,
+    /// As much of the next frame as has come.
+    frame: Vec<u8>,
 }
 
 impl AgentReceiver {
-    /// The next message. Nothing is lost when it is given up before it has come.
-    pub async fn receive(&mut self) -> Result<AgentMessage, AgentError> {
+    /// Waits for the next message; none when the agent has closed between two of them. The
+    /// waiting may be given up, and nothing is lost.
+    pub async fn receive(&mut self) -> Result<Option<AgentMessage>, AgentError> {
+        let nonsense = |error: io::Error| AgentError::Nonsense(error.to_string());
         loop {
-            if let Some(message) = self.take()? {
-                return Ok(message);
+            let whole = match self.frame.first_chunk::<HEAD>() {
+                Some(announced) => HEAD + message_length(*announced).map_err(nonsense)?,
+                None => HEAD,
+            };
+            if self.frame.len() == whole && whole > HEAD {
+                let message = decode(&self.frame[HEAD..]).map_err(nonsense)?;
+                self.frame.clear();
+                return Ok(Some(message));
             }
-            let read = self.stream.read_buf(&mut self.pending).await;
-            if read.map_err(AgentError::Broken)? == 0 {
-                return Err(AgentError::Closed);
+            // Never past the frame: this is all that is ever held.
+            let missing = whole.saturating_sub(self.frame.len());
+            let mut rest = (&mut self.from).take(missing as u64);
+            match rest.read_buf(&mut self.frame).await.map_err(broken("hearing"))? {
+                0 if self.frame.is_empty() => return Ok(None),
+                0 => return Err(AgentError::Nonsense("half a message".to_owned())),
+                _ => {}
             }
         }
     }
 
-    /// A whole message of what is pending.
-    fn take(&mut self) -> Result<Option<AgentMessage>, AgentError> {
-        let Some(length) = self.pending.first_chunk::<4>() else { return Ok(None) };
-        let end = 4 + message_length(*length).map_err(AgentError::Broken)?;
-        if self.pending.len() < end {
-            return Ok(None);
+    /// Waits for an answer, at most `limit`; it is no refusal.
+    pub async fn answer(&mut self, limit: Duration) -> Result<AgentMessage, AgentError> {
+        match timeout(limit, self.receive()).await {
+            Err(_) => Err(AgentError::Silent(limit)),
+            Ok(Ok(Some(AgentMessage::Failed(failure)))) => Err(AgentError::Refused(failure)),
+            Ok(Ok(Some(message))) => Ok(message),
+            Ok(Ok(None)) => Err(AgentError::Gone),
+            Ok(Err(error)) => Err(error),
         }
-        let message = decode(&self.pending[4..end]).map_err(AgentError::Broken)?;
-        self.pending.drain(..end);
-        Ok(Some(message))
     }
+
+    /// Waits until it is done, at most [`DONE_LIMIT`].
+    pub async fn done(&mut self) -> Result<(), AgentError> {
+        match self.answer(DONE_LIMIT).await? {
+            AgentMessage::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// The error of a message that has no place where it came.
+pub fn unexpected(message: &AgentMessage) -> AgentError {
+    let name = match message {
+        AgentMessage::Ready { .. } => "Ready",
+        AgentMessage::Started { .. } => "Started",
+        AgentMessage::Stdout(_) => "Stdout",
+        AgentMessage::Stderr(_) => "Stderr",
+        AgentMessage::Exited(_) => "Exited",
+        AgentMessage::Data(_) => "Data",
+        AgentMessage::Entries(_) => "Entries",
+        AgentMessage::End => "End",
+        AgentMessage::Done => "Done",
+        AgentMessage::Failed(_) => "Failed",
+    };
+    AgentError::Nonsense(format!("{name} has no place here"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tine_abi::agent::{receive, send};
-
-    /// An agent that answers each request with `answers`, in pieces of `piece` bytes.
-    fn agent(answers: Vec<AgentMessage>, piece: usize) -> UnixStream {
-        let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
-        std::thread::spawn(move || {
-            let opened: Option<HostMessage> = receive(&mut there).unwrap();
-            assert!(matches!(opened, Some(HostMessage::Open { version: VERSION, .. })));
-            let mut wire = Vec::new();
-            answers.iter().for_each(|answer| send(&mut wire, answer).unwrap());
-            for piece in wire.chunks(piece) {
-                std::io::Write::write_all(&mut there, piece).unwrap();
-            }
-        });
-        here.set_nonblocking(true).unwrap();
-        UnixStream::from_std(here).unwrap()
-    }
-
-    #[tokio::test]
-    async fn messages_come_whole_however_they_are_cut() {
-        let answers = vec![
-            AgentMessage::Started { pid: 7 },
-            AgentMessage::Stdout(vec![1; 1000]),
-            AgentMessage::Done,
-        ];
-        for piece in [1, 3, 1000, 10_000] {
-            let stream = agent(answers.clone(), piece);
-            let mut connection = AgentConnection::over(stream, Request::Ping).await.unwrap();
-            for answer in &answers {
-                assert_eq!(connection.receive().await.unwrap(), *answer);
-            }
-            assert!(matches!(connection.receive().await, Err(AgentError::Closed)));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_an_error_and_nonsense_too() {
-        let failed = AgentMessage::Failed(Failure::NotFound("/x".into()));
-        let connection = AgentConnection::over(agent(vec![failed], 100), Request::Ping).await;
-        assert!(matches!(connection.unwrap().done().await, Err(AgentError::Refused(_))));
-        let stream = agent(vec![AgentMessage::End], 100);
-        let connection = AgentConnection::over(stream, Request::Ping).await.unwrap();
-        assert!(matches!(connection.done().await, Err(AgentError::Nonsense)));
-    }
-}
+mod tests;

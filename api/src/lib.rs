@@ -1,7 +1,8 @@
 //! The daemon: microVMs forked over HTTP.
 //!
 //! [`server`] speaks HTTP, [`model`] is what goes over the wire, [`registry`] holds the
-//! sandboxes and snapshots, and [`metrics`] counts.
+//! sandboxes and snapshots, [`template`] the images that have booted, [`agent`] speaks with
+//! what runs in Linux guests, and [`metrics`] counts.
 
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -13,5 +14,6 @@ pub mod model;
 pub mod problem;
 pub mod registry;
 pub mod server;
+pub mod stream;
 pub mod template;
 pub mod time;

@@ -4,10 +4,9 @@ mod exec;
 mod files;
 mod workload;
 
-pub use exec::{ExecControl, ExecEvent, ExecRequest, Output, TerminalSize, Text};
+pub use exec::{Chunk, Control, ExecEvent, ExecRequest, Exited, Terminal, Text};
 pub use files::{
-    FileAnswer, FileList, MakeDirectoryRequest, ReadQuery, RemoveQuery, RenameRequest, WriteQuery,
-    absolute,
+    Entry, EntryKind, Listing, MkdirRequest, ReadQuery, RemoveQuery, RenameRequest, WriteQuery,
 };
 pub use workload::{WorkloadAnswer, WorkloadOp, WorkloadRequest};
 
@@ -157,6 +156,13 @@ pub struct ConsoleQuery {
     pub follow: bool,
 }
 
+/// Answer of `POST /v1/sandboxes/{id}/console`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ConsoleInputAnswer {
+    /// How many of the bytes the console took: the rest does not fit until the guest reads.
+    pub bytes: usize,
+}
+
 /// The steps that a sandbox's making took, in microseconds.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct LadderAnswer {
@@ -221,7 +227,7 @@ fn micros(duration: Duration) -> f64 {
 pub struct SandboxAnswer {
     /// Its id.
     pub id: String,
-    /// `running`, `paused`, `ended` by itself, `failed` or `killed`.
+    /// `running`, `paused`, `failed`, `ended` or `killed`.
     pub state: &'static str,
     /// Why it failed, or how it ended.
     pub reason: Option<String>,

@@ -12,7 +12,6 @@ use tine_vmm::boot::BootError;
 use tine_vmm::kvm::KvmError;
 use utoipa::ToSchema;
 
-use crate::agent::AgentError;
 use crate::template::TemplateError;
 
 /// Why a request was not served.
@@ -90,8 +89,8 @@ impl From<MachineError> for Problem {
             | MachineError::Killed
             | MachineError::Failed(_)
             | MachineError::Lost
-            | MachineError::Ended(_)
             | MachineError::NoAgent
+            | MachineError::Ended(_)
             | MachineError::NoOrigin => Self::conflict(detail),
             MachineError::NoVcpu { .. } => Self::value("vcpu", detail),
             MachineError::Refused { .. } => Self::value("bytes", detail),
@@ -104,6 +103,8 @@ impl From<MachineError> for Problem {
             MachineError::Timeout { .. } | MachineError::AgentSilent(_) => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
             }
+            MachineError::Agent { .. } => Self::new(StatusCode::BAD_GATEWAY, detail),
+            MachineError::AgentRefused { failure, .. } => Self { detail, ..Self::from(failure) },
             MachineError::Memory(_) | MachineError::Thread { .. } => Self::unavailable(detail),
             // The host is full; a few sandboxes less, and it would have worked.
             MachineError::Kvm(KvmError::Call { source, .. })
@@ -116,39 +117,32 @@ impl From<MachineError> for Problem {
     }
 }
 
-impl From<AgentError> for Problem {
-    fn from(error: AgentError) -> Self {
-        let detail = with_causes(&error);
-        match error {
-            AgentError::Machine(error) => error.into(),
-            AgentError::Refused(failure) => Self::of_failure(&failure, detail),
-            AgentError::Silent => Self::new(StatusCode::GATEWAY_TIMEOUT, detail),
-            AgentError::Closed | AgentError::Broken(_) => Self::conflict(detail),
-            AgentError::Nonsense => Self::new(StatusCode::BAD_GATEWAY, detail),
-        }
-    }
-}
-
-impl Problem {
-    fn of_failure(failure: &Failure, detail: String) -> Self {
-        let status = match failure {
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let status = match &failure {
             Failure::Version(_) => StatusCode::BAD_GATEWAY,
             Failure::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Failure::NotFound(_) => StatusCode::NOT_FOUND,
-            Failure::Os { errno, .. } => match *errno {
-                libc::ENOENT => StatusCode::NOT_FOUND,
-                libc::EACCES | libc::EPERM | libc::EROFS => StatusCode::FORBIDDEN,
-                libc::ENOSPC | libc::EDQUOT => StatusCode::INSUFFICIENT_STORAGE,
-                libc::EISDIR | libc::ENOTDIR | libc::ENOTEMPTY | libc::EEXIST | libc::EBUSY => {
-                    StatusCode::CONFLICT
-                }
-                libc::ENAMETOOLONG | libc::EINVAL | libc::ENOEXEC => {
-                    StatusCode::UNPROCESSABLE_ENTITY
-                }
-                _ => StatusCode::BAD_GATEWAY,
-            },
+            Failure::Os { errno, .. } => status_of(*errno),
         };
-        Self::new(status, detail)
+        Self::new(status, failure.to_string())
+    }
+}
+
+/// What the guest's kernel refused, as a status: at fault are the request, the state of the
+/// guest's files, or the guest.
+fn status_of(errno: i32) -> StatusCode {
+    match errno {
+        libc::ENOENT => StatusCode::NOT_FOUND,
+        libc::EACCES | libc::EPERM | libc::EROFS => StatusCode::FORBIDDEN,
+        libc::EISDIR | libc::ENOTDIR | libc::ENOTEMPTY | libc::EEXIST => StatusCode::CONFLICT,
+        libc::EBUSY | libc::ETXTBSY | libc::EXDEV => StatusCode::CONFLICT,
+        libc::EINVAL | libc::ELOOP | libc::ENAMETOOLONG | libc::ENOEXEC => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        libc::E2BIG | libc::EFBIG => StatusCode::PAYLOAD_TOO_LARGE,
+        libc::ENOSPC | libc::EDQUOT => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::BAD_GATEWAY,
     }
 }
 
@@ -156,13 +150,10 @@ impl From<TemplateError> for Problem {
     fn from(error: TemplateError) -> Self {
         let detail = with_causes(&error);
         match error {
-            TemplateError::Image(ImageError::NotFound(_) | ImageError::Name(_)) => {
+            TemplateError::Image(ImageError::NotFound { .. } | ImageError::Name { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, detail).at("image")
             }
-            TemplateError::Boot { source, .. } => {
-                let status = Self::from(*source);
-                Self { detail, ..status }
-            }
+            TemplateError::Boot { source, .. } => Self { detail, ..Self::from(*source) },
             _ => Self::internal(detail),
         }
     }
@@ -191,5 +182,40 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_refuses_is_told_apart_from_what_it_breaks() {
+        let refused = |errno| {
+            let failure = Failure::Os { action: "opening /a".into(), errno };
+            Problem::from(failure).status
+        };
+        assert_eq!(refused(libc::ENOENT), 404);
+        assert_eq!(refused(libc::EACCES), 403);
+        for conflict in [libc::EISDIR, libc::ENOTEMPTY, libc::EEXIST] {
+            assert_eq!(refused(conflict), 409);
+        }
+        assert_eq!(refused(libc::ENOSPC), 507);
+        assert_eq!(refused(libc::EIO), 502);
+        let missing = Problem::from(Failure::NotFound("/no/such".into()));
+        assert_eq!((missing.status, missing.detail.contains("/no/such")), (404, true));
+        assert_eq!(Problem::from(Failure::Version(9)).status, 502);
+        assert_eq!(Problem::from(Failure::Invalid("no".into())).status, 422);
+    }
+
+    #[test]
+    fn a_machine_without_an_agent_is_in_no_state_for_one() {
+        assert_eq!(Problem::from(MachineError::NoAgent).status, 409);
+        assert_eq!(Problem::from(MachineError::Ended(tine_vmm::End::PowerOff)).status, 409);
+        let limit = std::time::Duration::from_secs(1);
+        assert_eq!(Problem::from(MachineError::AgentSilent(limit)).status, 504);
+        let failure = Failure::NotFound("nobody".into());
+        let refused = MachineError::AgentRefused { action: "adopt", failure };
+        assert_eq!(Problem::from(refused).status, 404);
     }
 }

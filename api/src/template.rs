@@ -100,16 +100,62 @@ pub fn get(
     let begun = Instant::now();
     let snapshot = boot(host, &image, shape, console)?;
     let boot = Some(begun.elapsed());
-    snapshot
-        .save(&path)
-        .map_err(|error| TemplateError::Keep { image: image.name, source: Box::new(error) })?;
+    snapshot.save(&path).map_err(|error| TemplateError::Keep {
+        image: image.name.clone(),
+        source: Box::new(error),
+    })?;
+    // Those of an earlier image of that name, or of another tine, are of no use any more.
+    remove(store, |file| file.starts_with(&prefix(name, shape)) && *file != file_name(&path))?;
     Ok(Template { snapshot, boot })
+}
+
+/// Removes the snapshots of image `name`, which is gone. Sandboxes that use them go on.
+pub fn forget(store: &Store, name: &str) -> Result<(), TemplateError> {
+    // A name may begin another: after it comes the number of vCPUs.
+    remove(store, |file| {
+        let rest = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+        rest.is_some_and(|rest| rest.starts_with(|letter: char| letter.is_ascii_digit()))
+    })
+}
+
+/// Removes the kept files whose name is `unwanted`.
+fn remove(store: &Store, unwanted: impl Fn(&str) -> bool) -> Result<(), TemplateError> {
+    let directory = directory(store);
+    let failed = |action, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| TemplateError::File { action, path, source }
+    };
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed("reading", &directory))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed("reading", &directory))?.path();
+        let is_kept = path.extension().is_some_and(|extension| extension == "tine");
+        if is_kept && unwanted(&file_name(&path)) {
+            fs::remove_file(&path).map_err(failed("removing", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn directory(store: &Store) -> PathBuf {
+    store.path().join("snapshots")
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// How the names of all snapshots of an image in a shape begin.
+fn prefix(image: &str, Shape { vcpus, memory_mib }: Shape) -> String {
+    format!("{image}-{vcpus}x{memory_mib}-")
 }
 
 /// Where the snapshot is kept: a name that says all that it depends on but for the processor,
 /// which is checked when it is opened.
 fn place(store: &Store, image: &Image, shape: Shape) -> Result<PathBuf, TemplateError> {
-    let directory = store.path().join("snapshots");
+    let directory = directory(store);
     fs::create_dir_all(&directory).map_err(|source| TemplateError::File {
         action: "making",
         path: directory.clone(),
@@ -119,8 +165,7 @@ fn place(store: &Store, image: &Image, shape: Shape) -> Result<PathBuf, Template
     hasher.update(image.digest.as_bytes());
     hasher.update(COMMAND_LINE.as_bytes());
     hasher.update(&file::VERSION.to_le_bytes());
-    let Shape { vcpus, memory_mib } = shape;
-    let name = format!("{}-{vcpus}x{memory_mib}-{:016x}.tine", image.name, hasher.digest());
+    let name = format!("{}{:016x}.tine", prefix(&image.name, shape), hasher.digest());
     Ok(directory.join(name))
 }
 
@@ -172,4 +217,26 @@ fn boot(
         source: Box::new(error),
     })?;
     Ok(snapshot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_go_with_their_image_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(place.path()).unwrap();
+        forget(&store, "base").unwrap();
+        let kept = directory(&store);
+        fs::create_dir(&kept).unwrap();
+        for name in ["base-1x256-aa.tine", "base-2x512-bb.tine", "base-large-1x256-cc.tine"] {
+            fs::write(kept.join(name), "").unwrap();
+        }
+        fs::write(kept.join("base-1x256-aa.lock"), "").unwrap();
+        forget(&store, "base").unwrap();
+        assert!(!kept.join("base-1x256-aa.tine").exists());
+        assert!(!kept.join("base-2x512-bb.tine").exists());
+        assert!(kept.join("base-large-1x256-cc.tine").exists());
+    }
 }

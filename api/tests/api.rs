@@ -254,6 +254,67 @@ fn every_route_does_what_it_says() {
 }
 
 #[test]
+fn the_embedded_workload_has_no_programs_and_no_files() {
+    let daemon = Daemon::start(limits());
+    let id = daemon.spawn(json!({"image": "workload", "memory_mib": 16})).remove(0);
+    let path = |rest: &str| format!("/v1/sandboxes/{id}{rest}");
+    let exec = json!({"argv": ["true"]});
+    for (method, rest, body) in [
+        ("POST", "/exec", exec.clone()),
+        ("GET", "/files?path=/a", Value::Null),
+        ("GET", "/files?path=/a&list=true", Value::Null),
+        ("GET", "/files?path=/a&stat=true", Value::Null),
+        ("DELETE", "/files?path=/a&recursive=true", Value::Null),
+        ("POST", "/files/rename", json!({"from": "/a", "to": "/b"})),
+        ("POST", "/files/mkdir", json!({"path": "/a"})),
+    ] {
+        let (status, problem) = daemon.call(method, &path(rest), &body);
+        assert_eq!(status, 409, "{method} {rest}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("no agent"), "{problem}");
+        let elsewhere = format!("/v1/sandboxes/aaaaaaaaaaaaaaaaaaaa{rest}");
+        assert_eq!(daemon.call(method, &elsewhere, &body).0, 404, "{method} {rest}");
+    }
+    let long = vec![0; 100 * limits().body_bytes];
+    let write = daemon.send("PUT", &path("/files?path=/a&mode=644"), "", &long);
+    assert_eq!(write.0, 409, "an upload has no limit");
+
+    for (method, rest, body, field) in [
+        ("POST", "/exec", json!({"argv": []}), "argv"),
+        ("POST", "/exec", json!({"argv": ["a"], "interactive": true}), "interactive"),
+        ("GET", "/files?path=a", Value::Null, "path"),
+        ("GET", "/files?path=/a%00", Value::Null, "path"),
+        ("GET", "/files?path=/a&list=true&stat=true", Value::Null, "stat"),
+        ("PUT", "/files?path=/a&mode=9", Value::Null, "mode"),
+        ("DELETE", "/files?path=", Value::Null, "path"),
+        ("POST", "/files/rename", json!({"from": "/a", "to": "b"}), "to"),
+        ("POST", "/files/mkdir", json!({"path": "../a"}), "path"),
+    ] {
+        let (status, problem) = daemon.call(method, &path(rest), &body);
+        assert_eq!((status, &problem["field"]), (422, &json!(field)), "{method} {rest}: {problem}");
+    }
+
+    let upgrade = "connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    let open = |token: &str, upgrade: &str| {
+        let path = path("/exec");
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: tine\r\nauthorization: Bearer {token}\r\n{upgrade}\r\n"
+        );
+        daemon.raw(&head, b"")
+    };
+    assert_eq!(open("wrong", upgrade).0, 401);
+    let (status, head, _) = open(&daemon.token, "connection: close\r\n");
+    assert!(status == 400 && head.contains("application/problem+json"), "{head}");
+    let (status, head, _) = open(&daemon.token, upgrade);
+    assert!(status == 409 && head.contains("application/problem+json"), "{head}");
+
+    let typed = daemon.send("POST", &path("/console"), "application/octet-stream", b"ab");
+    assert_eq!((typed.0, typed.2.as_slice()), (200, br#"{"bytes":2}"#.as_slice()));
+    let long = vec![b'x'; limits().body_bytes + 1];
+    assert_eq!(daemon.send("POST", &path("/console"), "", &long).0, 413);
+}
+
+#[test]
 fn what_is_open_is_open_and_the_rest_needs_the_token() {
     let daemon = Daemon::start(limits());
     let without = |path: &str, header: &str| {
@@ -291,6 +352,14 @@ fn what_is_open_is_open_and_the_rest_needs_the_token() {
         "get /v1/sandboxes/{id}",
         "delete /v1/sandboxes/{id}",
         "get /v1/sandboxes/{id}/console",
+        "post /v1/sandboxes/{id}/console",
+        "get /v1/sandboxes/{id}/exec",
+        "post /v1/sandboxes/{id}/exec",
+        "get /v1/sandboxes/{id}/files",
+        "put /v1/sandboxes/{id}/files",
+        "delete /v1/sandboxes/{id}/files",
+        "post /v1/sandboxes/{id}/files/mkdir",
+        "post /v1/sandboxes/{id}/files/rename",
         "post /v1/sandboxes/{id}/fork",
         "get /v1/sandboxes/{id}/memory",
         "post /v1/sandboxes/{id}/pause",

@@ -5,95 +5,170 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// What can go wrong with images.
+/// Why an image could not be made, found or removed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ImageError {
-    /// There is no such image.
-    #[error("there is no image {0:?}; `tine image ls` lists them, `tine image build` makes them")]
-    NotFound(String),
-    /// There is no such recipe.
-    #[error("there is no recipe {name:?}; there are {known}")]
-    NoRecipe {
-        /// The name asked for.
+    /// The store has none of this name.
+    #[error("there is no image `{name}`: {hint}")]
+    NotFound {
+        /// The name.
         name: String,
-        /// Those there are.
+        /// What makes one.
+        hint: String,
+    },
+    /// No recipe has this name.
+    #[error("there is no recipe `{name}`: known are {known}")]
+    NoRecipe {
+        /// The name.
+        name: String,
+        /// The names that there are.
         known: String,
     },
-    /// A name that can't be one.
-    #[error("{0:?} is no name for an image: a to z, 0 to 9, and dashes inside, up to 40")]
-    Name(String),
-    /// A file of the store, or on the way there, failed.
-    #[error("{action} {path} failed{}", hint(source))]
-    File {
+    /// A name that is no name.
+    #[error("`{name}` can't name an image: {reason}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There is nowhere to keep images.
+    #[error("images have no place: set TINE_IMAGES, XDG_CACHE_HOME or HOME")]
+    NoHome,
+    /// A recipe of this crate that can't be read.
+    #[error("recipe `{name}` can't be read")]
+    Recipe {
+        /// Its name.
+        name: String,
+        /// Where it is wrong.
+        source: toml::de::Error,
+    },
+    /// A manifest that is not one, or not of this version.
+    #[error("{path} can't be read: remove it, and build the image again")]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Where it is wrong.
+        source: serde_json::Error,
+    },
+    /// A manifest of another version of tine.
+    #[error("{path} has version {found}, this tine reads {known}: build the image again")]
+    ManifestVersion {
+        /// The manifest.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that is understood.
+        known: u32,
+    },
+    /// A file of an image is gone.
+    #[error("image `{name}` lacks {path}: build it again")]
+    Incomplete {
+        /// The image.
+        name: String,
+        /// What should be there.
+        path: PathBuf,
+    },
+    /// A program that a build needs is not on this host.
+    #[error("`{tool}` is not installed: apt-get install {package}")]
+    NoTool {
+        /// The program.
+        tool: String,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// A program that a build needs failed.
+    #[error("`{tool}` failed ({status}): {stderr}")]
+    Tool {
+        /// The program.
+        tool: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The last of what it said.
+        stderr: String,
+    },
+    /// A root file system that only root can make here.
+    #[error("this host lets only root make this root file system: {stderr}")]
+    NotRoot {
+        /// What the program that tried said last.
+        stderr: String,
+    },
+    /// A package that apt does not give.
+    #[error("package {package} can't be had: {reason} (is the network there? apt-get update?)")]
+    Package {
+        /// The package, or several.
+        package: String,
+        /// What apt said, or what is wrong with what it gave.
+        reason: String,
+    },
+    /// The file system is full.
+    #[error("no space is left for {path}: make room, or set TINE_IMAGES to a place that has it")]
+    NoSpace {
+        /// What could not be written.
+        path: PathBuf,
+    },
+    /// A kernel that can't be used.
+    #[error("kernel {path} can't be used: {reason}")]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A kernel module that can't be used.
+    #[error("module `{module}` can't be used: {reason}")]
+    Module {
+        /// Its name.
+        module: String,
+        /// Why not.
+        reason: String,
+    },
+    /// An archive with something that may not be unpacked.
+    #[error("archive {archive} can't be unpacked: {reason}")]
+    Archive {
+        /// The archive.
+        archive: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system refused.
+    #[error("can't {action} {path}")]
+    Io {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// Why.
-        #[source]
+        /// Why not.
         source: io::Error,
-    },
-    /// A program that is needed is not installed.
-    #[error("{program} is missing; install it: apt-get install {package}")]
-    Missing {
-        /// The program.
-        program: String,
-        /// Debian's package with it.
-        package: &'static str,
-    },
-    /// A program failed.
-    #[error("{program} failed: {said}")]
-    Program {
-        /// The program and what it was to do.
-        program: String,
-        /// What it said.
-        said: String,
-    },
-    /// A package can't be had.
-    #[error("package {package} can't be had: {said}; try apt-get update, or another network")]
-    Package {
-        /// The package.
-        package: String,
-        /// What apt said.
-        said: String,
-    },
-    /// A kernel is none, or packed in an unknown way.
-    #[error("{path} is no kernel that tine can unpack: {reason}")]
-    Kernel {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// A recipe or manifest can't be read.
-    #[error("{path} makes no sense: {reason}")]
-    Text {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// An archive holds what it must not.
-    #[error("the archive {path} holds {entry}, which leads out of it")]
-    Escape {
-        /// The archive.
-        path: PathBuf,
-        /// The entry.
-        entry: String,
     },
 }
 
-/// What to do about an error that is not the program's.
-fn hint(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::StorageFull => ": the disk is full; make room, or name another --store",
-        io::ErrorKind::PermissionDenied => ": run as root, or name a --store of your own",
-        _ => "",
+/// Turns the failure of `action` on `path` into an error; a full file system has its own.
+pub(crate) fn io_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> ImageError + 'a {
+    move |source| {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                ImageError::NoSpace { path }
+            }
+            _ => ImageError::Io { action, path, source },
+        }
     }
 }
 
-/// Turns an I/O error into one that says what was done to `path`.
-pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
-    let path = path.to_path_buf();
-    move |source| ImageError::File { action, path, source }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named() {
+        let full = io::Error::from_raw_os_error(28);
+        let error = io_error("write", Path::new("/images/blob"))(full);
+        assert!(matches!(&error, ImageError::NoSpace { .. }), "{error}");
+        assert!(error.to_string().contains("/images/blob"));
+    }
 }

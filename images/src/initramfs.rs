@@ -1,36 +1,41 @@
-//! The initial RAM file system of a guest: the agent, and the modules that it loads. A cpio
-//! archive of the kind "newc" (Linux Documentation/driver-api/early-userspace/
-//! buffer-format.rst), always the same for the same contents.
+//! The initramfs: the agent, and the modules that it loads first.
+//!
+//! An archive in cpio's format `newc`, as the kernel's
+//! `Documentation/driver-api/early-userspace/buffer-format.rst` has it; not compressed, so
+//! that a guest has nothing to unpack. Equal inputs make equal bytes.
 
-/// A kernel module.
-#[derive(Clone, Debug)]
-pub struct Module {
-    /// Its name.
-    pub name: String,
-    /// Its file, unpacked.
-    pub bytes: Vec<u8>,
-}
+use crate::modules::Module;
 
-const DIRECTORY: u32 = 0o040_755;
-const PROGRAM: u32 = 0o100_755;
-const FILE: u32 = 0o100_644;
-const CONSOLE: u32 = 0o020_600;
+/// The bits of a mode that say what a file is.
+const KIND: u32 = 0o170_000;
+const DIRECTORY: u32 = 0o040_000;
+const REGULAR: u32 = 0o100_000;
+const CHARACTER: u32 = 0o020_000;
 
-/// An archive with `agent` as its first program, and `modules`.
-pub fn pack(agent: &[u8], modules: &[Module]) -> Vec<u8> {
+/// The initramfs with `agent` as `/init`.
+///
+/// `/modules/order` names the files beside it, one a line, in the order to load them in.
+pub(crate) fn make(agent: &[u8], modules: &[Module]) -> Vec<u8> {
     let mut archive = Archive::default();
-    for directory in ["dev", "modules", "proc", "root", "run", "sys", "tmp"] {
-        archive.add(directory, DIRECTORY, (0, 0), &[]);
+    for (name, mode) in [
+        ("dev", 0o755),
+        ("modules", 0o755),
+        ("proc", 0o755),
+        ("root", 0o700),
+        ("run", 0o755),
+        ("sys", 0o755),
+        ("tmp", 0o1777),
+    ] {
+        archive.add(name, DIRECTORY | mode, (0, 0), &[]);
     }
-    // What the kernel gives its first program for a terminal.
-    archive.add("dev/console", CONSOLE, (5, 1), &[]);
-    archive.add("init", PROGRAM, (0, 0), agent);
-    let mut order = String::new();
-    for Module { name, bytes } in modules {
-        archive.add(&format!("modules/{name}.ko"), FILE, (0, 0), bytes);
-        order += &format!("{name}.ko\n");
+    // The kernel opens it for the first process, before anything is mounted.
+    archive.add("dev/console", CHARACTER | 0o600, (5, 1), &[]);
+    archive.add("init", REGULAR | 0o755, (0, 0), agent);
+    for module in modules {
+        archive.add(&format!("modules/{}", module.file), REGULAR | 0o644, (0, 0), &module.elf);
     }
-    archive.add("modules/order", FILE, (0, 0), order.as_bytes());
+    let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
+    archive.add("modules/order", REGULAR | 0o644, (0, 0), order.as_bytes());
     archive.finish()
 }
 
@@ -41,80 +46,125 @@ struct Archive {
 }
 
 impl Archive {
-    fn add(&mut self, name: &str, mode: u32, device: (u32, u32), contents: &[u8]) {
+    /// Adds a file of root's. `device` is its major and minor number.
+    fn add(&mut self, name: &str, mode: u32, device: (u32, u32), data: &[u8]) {
         self.entries += 1;
-        let words = [
-            self.entries, // inode
+        self.entry(name, self.entries, mode, device, data);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, 0, (0, 0), &[]);
+        self.bytes
+    }
+
+    fn entry(&mut self, name: &str, inode: u32, mode: u32, device: (u32, u32), data: &[u8]) {
+        let links = if mode & KIND == DIRECTORY { 2 } else { 1 };
+        let (owner, group, time, checksum) = (0, 0, 0, 0);
+        let file_system = (0, 0);
+        self.bytes.extend(b"070701");
+        for field in [
+            inode,
             mode,
-            0, // owner
-            0, // group
-            1, // links
-            0, // time
-            contents.len() as u32,
-            0,
-            0, // the device that it is on
+            owner,
+            group,
+            links,
+            time,
+            data.len() as u32,
+            file_system.0,
+            file_system.1,
             device.0,
             device.1,
             name.len() as u32 + 1,
-            0, // checksum: none
-        ];
-        self.bytes.extend(b"070701");
-        for word in words {
-            self.bytes.extend(format!("{word:08x}").bytes());
+            checksum,
+        ] {
+            self.bytes.extend(format!("{field:08x}").bytes());
         }
         self.bytes.extend(name.bytes());
         self.bytes.push(0);
         self.pad();
-        self.bytes.extend(contents);
+        self.bytes.extend(data);
         self.pad();
     }
 
+    /// Headers and data start at multiples of four bytes.
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.add("TRAILER!!!", 0, (0, 0), &[]);
-        self.bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    /// Names, modes and contents in an archive.
-    fn list(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
+    /// Name, mode, device and data.
+    type Entry = (String, u32, (u32, u32), Vec<u8>);
+
+    /// Every entry, by the description of the format.
+    fn read(mut bytes: &[u8]) -> Vec<Entry> {
         let mut entries = Vec::new();
-        let mut at = 0;
         loop {
-            assert_eq!(&archive[at..at + 6], b"070701");
-            let word = |index: usize| {
-                let text = &archive[at + 6 + index * 8..][..8];
-                u32::from_str_radix(std::str::from_utf8(text).unwrap(), 16).unwrap()
+            assert_eq!(&bytes[..6], b"070701");
+            let field = |index: usize| {
+                let text = std::str::from_utf8(&bytes[6 + 8 * index..14 + 8 * index]).unwrap();
+                u32::from_str_radix(text, 16).unwrap()
             };
-            let (mode, size, length) = (word(1), word(6) as usize, word(11) as usize);
-            let name = String::from_utf8(archive[at + 110..][..length - 1].to_vec()).unwrap();
-            let data = (at + 110 + length).next_multiple_of(4);
+            let (size, name_size) = (field(6) as usize, field(11) as usize);
+            let name = String::from_utf8(bytes[110..110 + name_size - 1].to_vec()).unwrap();
+            let data = (110 + name_size).next_multiple_of(4);
             if name == "TRAILER!!!" {
+                assert_eq!(bytes.len(), data);
                 return entries;
             }
-            entries.push((name, mode, archive[data..data + size].to_vec()));
-            at = (data + size).next_multiple_of(4);
+            let content = bytes[data..data + size].to_vec();
+            entries.push((name, field(1), (field(9), field(10)), content));
+            bytes = &bytes[(data + size).next_multiple_of(4)..];
         }
     }
 
+    fn module(file: &str, elf: &[u8]) -> Module {
+        Module { file: file.to_owned(), elf: elf.to_vec() }
+    }
+
     #[test]
-    fn an_archive_holds_the_agent_and_the_modules_in_order() {
-        let module = |name: &str| Module { name: name.into(), bytes: name.as_bytes().to_vec() };
-        let modules = [module("vsock"), module("erofs")];
-        let archive = pack(b"agent", &modules);
-        assert_eq!(archive, pack(b"agent", &modules), "always the same");
-        let entries = list(&archive);
-        let find = |name: &str| entries.iter().find(|(one, ..)| one == name).unwrap();
-        assert_eq!(find("init"), &("init".into(), PROGRAM, b"agent".to_vec()));
-        assert_eq!(find("modules/order").2, b"vsock.ko\nerofs.ko\n");
-        assert_eq!(find("modules/erofs.ko").2, b"erofs");
-        assert_eq!(find("dev/console").1, CONSOLE);
+    fn the_agent_is_init_and_the_console_is_there() {
+        let entries = read(&make(b"agent", &[]));
+        assert!(entries.contains(&("init".to_owned(), 0o100_755, (0, 0), b"agent".to_vec())));
+        assert!(entries.contains(&("dev/console".to_owned(), 0o020_600, (5, 1), Vec::new())));
+        assert!(entries.contains(&("tmp".to_owned(), 0o041_777, (0, 0), Vec::new())));
+    }
+
+    #[test]
+    fn modules_keep_their_order() {
+        let entries = read(&make(b"", &[module("z.ko", b"zz"), module("a.ko", b"a")]));
+        let order = entries.iter().find(|entry| entry.0 == "modules/order").unwrap();
+        assert_eq!(order.3, b"z.ko\na.ko\n");
+        assert!(entries.contains(&("modules/z.ko".to_owned(), 0o100_644, (0, 0), b"zz".to_vec())));
+    }
+
+    #[test]
+    fn directories_come_before_what_is_in_them() {
+        let entries = read(&make(b"", &[module("a.ko", b"a")]));
+        for (index, (name, ..)) in entries.iter().enumerate() {
+            if let Some((parent, _)) = name.rsplit_once('/') {
+                assert!(entries[..index].iter().any(|entry| entry.0 == parent), "{name}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(
+            agent in prop::collection::vec(any::<u8>(), 0..64),
+            elf in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let modules = [module("a.ko", &elf)];
+            let archive = make(&agent, &modules);
+            prop_assert_eq!(&archive, &make(&agent, &modules));
+            let entries = read(&archive);
+            prop_assert!(entries.iter().any(|entry| entry.0 == "init" && entry.3 == agent));
+            prop_assert!(entries.iter().any(|entry| entry.0 == "modules/a.ko" && entry.3 == elf));
+        }
     }
 }

@@ -1,244 +1,249 @@
-//! Debian's kernel: the vmlinux in its bzImage, and the modules that a guest needs.
+//! Kernels: what is in a bzImage, and which version one is.
+//!
+//! The layout is that of the kernel's `Documentation/arch/x86/boot.rst`.
 
-use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::Path;
+use std::ops::Range;
 
-use crate::error::file;
-use crate::packages::{self, Package};
-use crate::{ImageError, initramfs::Module};
+use thiserror::Error;
 
-/// A meta package that depends on the newest kernel of its series.
-pub const SERIES: &str = "linux-image-6.12-cloud-amd64";
+/// Where a bzImage says how many sectors of 512 bytes follow its first; none is four.
+const SETUP_SECTORS: usize = 0x1f1;
+/// Where a bzImage has `HdrS`.
+const MAGIC: usize = 0x202;
+/// The version of the boot protocol.
+const PROTOCOL: usize = 0x206;
+/// Where the version's text is, from the second sector on.
+const KERNEL_VERSION: usize = 0x20e;
+/// Where the compressed kernel is, from the end of the setup sectors on.
+const PAYLOAD_OFFSET: usize = 0x248;
+/// How long it is.
+const PAYLOAD_LENGTH: usize = 0x24c;
+/// The first protocol whose bzImages have a payload that can be found: 2.08.
+const PAYLOAD_PROTOCOL: u16 = 0x0208;
+/// What an ELF file begins with.
+const ELF: &[u8] = b"\x7fELF";
+/// What precedes the version in a kernel without setup sectors.
+const BANNER: &[u8] = b"Linux version ";
+/// No kernel's version is longer (`__NEW_UTS_LEN`).
+const VERSION_LIMIT: usize = 64;
 
-/// The modules that a guest loads, beside those that they depend on: its devices, its root
-/// file system, its sockets.
-const MODULES: [&str; 11] = [
-    "virtio_mmio",
-    "virtio_blk",
-    "erofs",
-    "overlay",
-    "vsock",
-    "vmw_vsock_virtio_transport",
-    "virtio-rng",
-    "virtio_balloon",
-    "button",
-    "evdev",
-    "libcrc32c",
-];
-
-/// What a kernel package holds for a guest.
-pub struct Kernel {
-    /// The kernel, unpacked.
-    pub vmlinux: Vec<u8>,
-    /// Its modules, in the order in which they are loaded.
-    pub modules: Vec<Module>,
+/// Why bytes are not a kernel that tine can use.
+#[derive(Debug, Error)]
+pub(crate) enum KernelError {
+    #[error("it is neither a bzImage nor a vmlinux")]
+    Unknown,
+    #[error("its header ends early, or names what it does not have")]
+    Truncated,
+    #[error("its boot protocol is {0:#06x}, at least 0x0208 is needed")]
+    Protocol(u16),
+    #[error("it is compressed with {0}; tine unpacks zstd")]
+    Compression(&'static str),
+    #[error("it can't be decompressed: {0}")]
+    Decompress(String),
+    #[error("it is {found} bytes long, and should be {expected}")]
+    Length { found: usize, expected: usize },
+    #[error("what it holds is no ELF file")]
+    NotElf,
+    #[error("it does not say which version it is")]
+    NoVersion,
 }
 
-/// Takes out of `package` what a guest needs.
-pub fn unpack(package: &Package) -> Result<Kernel, ImageError> {
-    let mut image = None;
-    let mut dependencies = BTreeMap::new();
-    let mut packed = BTreeMap::new();
-    packages::open(&package.path, |archive| {
-        let failed = || file("reading", &package.path);
-        let mut archive = tar::Archive::new(archive);
-        for entry in archive.entries().map_err(failed())? {
-            let mut entry = entry.map_err(failed())?;
-            let path = entry.path().map_err(failed())?.to_string_lossy().into_owned();
-            if path.contains("/boot/vmlinuz") {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).map_err(failed())?;
-                image = Some(bytes);
-            } else if let Some(name) = module_name(&path) {
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).map_err(failed())?;
-                packed.insert(name, bytes);
-            }
+/// A kernel as it is booted.
+#[derive(Debug)]
+pub(crate) struct Vmlinux {
+    pub(crate) elf: Vec<u8>,
+    pub(crate) version: String,
+}
+
+/// What the header of a bzImage says.
+#[derive(Debug, PartialEq, Eq)]
+struct Header {
+    version: String,
+    payload: Range<usize>,
+}
+
+/// Takes the kernel out of a bzImage.
+pub(crate) fn extract(image: &[u8]) -> Result<Vmlinux, KernelError> {
+    let header = Header::parse(image)?;
+    let payload = image.get(header.payload).ok_or(KernelError::Truncated)?;
+    // The build appends the length of what comes out.
+    let (compressed, length) = payload.split_last_chunk::<4>().ok_or(KernelError::Truncated)?;
+    let elf = decompress(compressed)?;
+    let expected = u32::from_le_bytes(*length) as usize;
+    if elf.len() != expected {
+        return Err(KernelError::Length { found: elf.len(), expected });
+    }
+    if !elf.starts_with(ELF) {
+        return Err(KernelError::NotElf);
+    }
+    Ok(Vmlinux { elf, version: header.version })
+}
+
+/// The version of a bzImage or vmlinux, as `uname -r` prints it.
+pub(crate) fn version(kernel: &[u8]) -> Result<String, KernelError> {
+    if !kernel.starts_with(ELF) {
+        return Header::parse(kernel).map(|header| header.version);
+    }
+    let start = kernel
+        .windows(BANNER.len())
+        .position(|window| window == BANNER)
+        .ok_or(KernelError::NoVersion)?;
+    first_word(&kernel[start + BANNER.len()..]).ok_or(KernelError::NoVersion)
+}
+
+impl Header {
+    fn parse(image: &[u8]) -> Result<Self, KernelError> {
+        if image.get(MAGIC..MAGIC + 4) != Some(b"HdrS") {
+            return Err(KernelError::Unknown);
         }
-        Ok(())
-    })?;
-    let damaged = |reason: String| ImageError::Kernel { path: package.path.clone(), reason };
-    let image = image.ok_or_else(|| damaged("it has no /boot/vmlinuz".into()))?;
-    let vmlinux = vmlinux(&image).map_err(damaged)?;
-    let mut plain = BTreeMap::new();
-    for (name, bytes) in &packed {
-        let mut module = Vec::new();
-        liblzma::read::XzDecoder::new(bytes.as_slice())
-            .read_to_end(&mut module)
-            .map_err(|error| damaged(format!("module {name}: {error}")))?;
-        dependencies.insert(name.clone(), needs(&module));
-        plain.insert(name.clone(), module);
+        let protocol = u16::from_le_bytes(field(image, PROTOCOL)?);
+        if protocol < PAYLOAD_PROTOCOL {
+            return Err(KernelError::Protocol(protocol));
+        }
+        let [sectors] = field(image, SETUP_SECTORS)?;
+        let setup = (if sectors == 0 { 4 } else { usize::from(sectors) } + 1) * 512;
+        let offset = u32::from_le_bytes(field(image, PAYLOAD_OFFSET)?) as usize;
+        let length = u32::from_le_bytes(field(image, PAYLOAD_LENGTH)?) as usize;
+        let payload = setup + offset..setup + offset + length;
+        if payload.end > image.len() {
+            return Err(KernelError::Truncated);
+        }
+        let text = usize::from(u16::from_le_bytes(field(image, KERNEL_VERSION)?)) + 512;
+        let version = image.get(text..).and_then(first_word).ok_or(KernelError::NoVersion)?;
+        Ok(Self { version, payload })
     }
-    let order = order(&dependencies).map_err(damaged)?;
-    let take = |name: String| Module { bytes: plain.remove(&name).unwrap_or_default(), name };
-    Ok(Kernel { vmlinux, modules: order.into_iter().map(take).collect() })
 }
 
-/// The name of the module in the package's file `path`, if it may be one that is needed.
-fn module_name(path: &str) -> Option<String> {
-    const PLACES: [&str; 8] = [
-        "/drivers/virtio/",
-        "/drivers/block/",
-        "/fs/",
-        "/net/vmw_vsock/",
-        "/drivers/char/hw_random/",
-        "/drivers/acpi/",
-        "/drivers/input/",
-        "/lib/",
-    ];
-    let name = path.rsplit('/').next()?.strip_suffix(".ko.xz")?;
-    PLACES.iter().any(|place| path.contains(place)).then(|| name.to_owned())
+fn field<const N: usize>(image: &[u8], at: usize) -> Result<[u8; N], KernelError> {
+    image.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(KernelError::Truncated)
 }
 
-/// What a module says it depends on (`depends=` in its `.modinfo`, names set apart by commas).
-fn needs(module: &[u8]) -> Vec<String> {
-    const KEY: &[u8] = b"\0depends=";
-    let at = module.windows(KEY.len()).position(|window| window == KEY);
-    let Some(at) = at else { return Vec::new() };
-    let rest = &module[at + KEY.len()..];
-    let end = rest.iter().position(|byte| *byte == 0).unwrap_or(0);
-    let names = String::from_utf8_lossy(&rest[..end]);
-    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+/// What comes before the first blank, if that is a version.
+fn first_word(text: &[u8]) -> Option<String> {
+    let word: String = text
+        .iter()
+        .take(VERSION_LIMIT + 1)
+        .map(|byte| char::from(*byte))
+        .take_while(char::is_ascii_graphic)
+        .collect();
+    ((1..=VERSION_LIMIT).contains(&word.len())).then_some(word)
 }
 
-/// [`MODULES`] and all that they need, each after what it needs.
-fn order(dependencies: &BTreeMap<String, Vec<String>>) -> Result<Vec<String>, String> {
-    let mut order = Vec::new();
-    for name in MODULES {
-        add(name, dependencies, &mut order, 0)?;
-    }
-    Ok(order)
-}
-
-fn add(
-    name: &str,
-    dependencies: &BTreeMap<String, Vec<String>>,
-    order: &mut Vec<String>,
-    depth: usize,
-) -> Result<(), String> {
-    // A module's name has underscores where its file may have dashes.
-    let same = |one: &&String| one.replace('-', "_") == name.replace('-', "_");
-    let Some(file) = dependencies.keys().find(same) else {
-        return Err(format!("it has no module {name}"));
+fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
+    let other = match payload {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => return unzstd(payload),
+        [0x1f, 0x8b, ..] => "gzip",
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => "xz",
+        [0x5d, 0, 0, ..] => "lzma",
+        [b'B', b'Z', b'h', ..] => "bzip2",
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
+        [0x89, b'L', b'Z', b'O', ..] => "lzo",
+        _ => "something unknown",
     };
-    if order.contains(file) {
-        return Ok(());
-    }
-    if depth > 16 {
-        return Err(format!("module {name} depends on itself"));
-    }
-    for needed in &dependencies[file] {
-        add(needed, dependencies, order, depth + 1)?;
-    }
-    order.push(file.clone());
-    Ok(())
+    Err(KernelError::Compression(other))
 }
 
-/// The ELF file that is packed in a bzImage (Linux Documentation/arch/x86/boot.rst:
-/// `setup_sects`, `payload_offset` and `payload_length`).
-pub fn vmlinux(image: &[u8]) -> Result<Vec<u8>, String> {
-    let word = |at: usize| -> Option<usize> {
-        let bytes = image.get(at..at + 4)?;
-        Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
-    };
-    if image.get(0x202..0x206) != Some(b"HdrS") {
-        return Err("it is no bzImage".into());
-    }
-    let sectors = match image[0x1f1] {
-        0 => 4,
-        sectors => usize::from(sectors),
-    };
-    let places = word(0x248).zip(word(0x24c));
-    let payload = places.and_then(|(offset, length)| {
-        let start = (sectors + 1).checked_mul(512)?.checked_add(offset)?;
-        // The last four bytes are the size when it is unpacked.
-        image.get(start..start.checked_add(length)?.checked_sub(4)?)
-    });
-    let payload = payload.ok_or("its header points outside of it")?;
-    let mut vmlinux = Vec::new();
-    match payload {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => ruzstd::decoding::StreamingDecoder::new(payload)
-            .map_err(|error| error.to_string())?
-            .read_to_end(&mut vmlinux)
-            .map_err(|error| error.to_string())?,
-        [0xfd, b'7', b'z', b'X', ..] => liblzma::read::XzDecoder::new(payload)
-            .read_to_end(&mut vmlinux)
-            .map_err(|error| error.to_string())?,
-        _ => return Err("it is packed neither by zstd nor by xz".into()),
-    };
-    match vmlinux.starts_with(b"\x7fELF") {
-        true => Ok(vmlinux),
-        false => Err("what is packed in it is no ELF file".into()),
-    }
-}
-
-/// Whether `path` begins as a kernel that can be booted: a vmlinux or a bzImage.
-pub fn check(path: &Path) -> Result<(), ImageError> {
-    let mut head = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|kernel| kernel.take(0x206).read_to_end(&mut head))
-        .map_err(file("reading", path))?;
-    let known = head.starts_with(b"\x7fELF") || head.get(0x202..0x206) == Some(b"HdrS");
-    known.then_some(()).ok_or_else(|| ImageError::Kernel {
-        path: path.to_path_buf(),
-        reason: "it is neither a vmlinux nor a bzImage".into(),
-    })
+fn unzstd(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
+    let failed = |error: &dyn std::fmt::Display| KernelError::Decompress(error.to_string());
+    let mut decoder =
+        ruzstd::decoding::StreamingDecoder::new(payload).map_err(|error| failed(&error))?;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut decoder, &mut bytes).map_err(|error| failed(&error))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
-    fn image(payload: &[u8]) -> Vec<u8> {
+    use super::*;
+
+    /// A bzImage with one setup sector that holds `payload`.
+    fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 1024];
-        image[0x1f1] = 1;
-        image[0x202..0x206].copy_from_slice(b"HdrS");
-        image[0x24c..0x250].copy_from_slice(&(payload.len() as u32 + 4).to_le_bytes());
+        image[SETUP_SECTORS] = 1;
+        image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
+        image[PROTOCOL..PROTOCOL + 2].copy_from_slice(&0x020f_u16.to_le_bytes());
+        image[KERNEL_VERSION..KERNEL_VERSION + 2].copy_from_slice(&0x100_u16.to_le_bytes());
+        image[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 4].copy_from_slice(&16_u32.to_le_bytes());
+        let length = payload.len() as u32;
+        image[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].copy_from_slice(&length.to_le_bytes());
+        image[0x300..0x30f].copy_from_slice(b"6.12.1-x (me) #");
+        image.extend([0; 16]);
         image.extend(payload);
-        image.extend([0; 4]);
         image
     }
 
-    #[test]
-    fn a_kernel_is_unpacked_whatever_it_is_packed_by() {
-        let elf = b"\x7fELF and so on".to_vec();
-        let mut packed = Vec::new();
-        liblzma::read::XzEncoder::new(elf.as_slice(), 6).read_to_end(&mut packed).unwrap();
-        assert_eq!(vmlinux(&image(&packed)).unwrap(), elf);
-        let packed = ruzstd::encoding::compress_to_vec(
-            elf.as_slice(),
-            ruzstd::encoding::CompressionLevel::Fastest,
-        );
-        assert_eq!(vmlinux(&image(&packed)).unwrap(), elf);
-        assert!(vmlinux(&image(b"gzip?")).is_err());
-        assert!(vmlinux(b"short").is_err());
+    /// `data` as zstd with one raw block (RFC 8878, sections 3.1.1.1 and 3.1.1.2), and its
+    /// length as the kernel's build appends it.
+    fn payload(data: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, data.len() as u8];
+        bytes.extend(&((data.len() as u32) << 3 | 1).to_le_bytes()[..3]);
+        bytes.extend(data);
+        bytes.extend((data.len() as u32).to_le_bytes());
+        bytes
     }
 
     #[test]
-    fn modules_come_after_what_they_need() {
-        let mut dependencies: BTreeMap<String, Vec<String>> =
-            MODULES.iter().map(|name| (name.replace('_', "-"), vec![])).collect();
-        dependencies.insert("common".into(), vec!["vsock".into()]);
-        dependencies.insert("erofs".into(), vec!["common".into(), "libcrc32c".into()]);
-        let order = order(&dependencies).unwrap();
-        let place = |name: &str| order.iter().position(|one| one == name).unwrap();
-        assert!(place("vsock") < place("common") && place("common") < place("erofs"));
-        assert_eq!(order.len(), MODULES.len() + 1);
-        dependencies.insert("common".into(), vec!["erofs".into()]);
-        assert!(super::order(&dependencies).is_err(), "a circle");
-        assert_eq!(needs(b"x\0depends=a,b\0y"), ["a", "b"]);
-        assert_eq!(needs(b"x\0depends=\0y"), Vec::<String>::new());
+    fn the_kernel_comes_out_of_a_bzimage() {
+        let kernel = extract(&bzimage(&payload(b"\x7fELF and more"))).unwrap();
+        assert_eq!(kernel.elf, b"\x7fELF and more");
+        assert_eq!(kernel.version, "6.12.1-x");
+    }
+
+    #[test]
+    fn the_length_is_checked() {
+        let mut bytes = payload(b"\x7fELF and more");
+        *bytes.last_mut().unwrap() = 1;
+        assert!(matches!(extract(&bzimage(&bytes)), Err(KernelError::Length { .. })));
+    }
+
+    #[test]
+    fn what_comes_out_must_be_elf() {
+        assert!(matches!(extract(&bzimage(&payload(b"text"))), Err(KernelError::NotElf)));
+    }
+
+    #[test]
+    fn other_compressions_are_named() {
+        let error = extract(&bzimage(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0])).unwrap_err();
+        assert!(error.to_string().contains("gzip"), "{error}");
+    }
+
+    #[test]
+    fn an_old_or_foreign_file_is_refused() {
+        let mut image = bzimage(b"");
+        image[PROTOCOL..PROTOCOL + 2].copy_from_slice(&0x0207_u16.to_le_bytes());
+        assert!(matches!(extract(&image), Err(KernelError::Protocol(0x0207))));
+        assert!(matches!(extract(b"#!/bin/sh"), Err(KernelError::Unknown)));
+    }
+
+    #[test]
+    fn a_vmlinux_says_its_version_in_its_banner() {
+        let kernel = b"\x7fELF....Linux version 6.1.0-test (someone@somewhere)";
+        assert_eq!(version(kernel).unwrap(), "6.1.0-test");
+        assert!(matches!(version(b"\x7fELF"), Err(KernelError::NoVersion)));
     }
 
     proptest! {
         #[test]
-        fn no_header_is_fatal(mut bytes in prop::collection::vec(any::<u8>(), 0..2048)) {
-            let _ = vmlinux(&bytes);
-            if bytes.len() > 0x206 {
-                bytes[0x202..0x206].copy_from_slice(b"HdrS");
-                let _ = vmlinux(&bytes);
+        fn any_header_is_taken_or_refused(
+            head in prop::collection::vec(any::<u8>(), 0x250),
+            rest in 0_usize..200_000,
+        ) {
+            let mut image = head;
+            image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
+            image.resize(0x250 + rest, b'x');
+            if let Ok(header) = Header::parse(&image) {
+                prop_assert!(header.payload.end <= image.len());
+                prop_assert!(header.version.len() <= VERSION_LIMIT);
+            }
+        }
+
+        #[test]
+        fn no_cut_of_an_image_is_a_panic(length in 0_usize..1100) {
+            let image = bzimage(&payload(b"\x7fELF and more"));
+            if length < image.len() {
+                prop_assert!(extract(&image[..length]).is_err());
             }
         }
     }

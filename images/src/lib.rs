@@ -1,24 +1,26 @@
-//! Images: a kernel, an initramfs with the agent, and a root file system, made by recipe and
-//! kept in a [`Store`].
-//!
-//! The kernel is Debian's, as it is packaged. What no crate does is left to the programs that
-//! Debian has for it: apt fetches, dpkg-deb unpacks, mmdebstrap installs, mkfs.erofs packs.
+//! Images of Linux guests: a kernel, an initramfs with the agent, and a read-only root file
+//! system, made by recipe from the distribution's packages or imported, and kept by content.
 
-#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod build;
 mod digest;
 mod error;
 mod import;
 mod initramfs;
 mod kernel;
+mod manifest;
+mod modules;
 mod packages;
-mod program;
 mod recipe;
 mod rootfs;
 mod store;
+mod tool;
 mod unpack;
 
+pub use build::BuildOptions;
 pub use error::ImageError;
+pub use manifest::{KernelRecord, Manifest, Origin};
+pub use packages::Package;
 pub use recipe::Recipe;
-pub use store::{Image, Manifest, Store};
+pub use store::{Image, Store};

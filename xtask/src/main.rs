@@ -17,6 +17,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask test [-- ARGS]    run every test; ARGS go to the test runner
 cargo xtask fuzz TARGET SECS  fuzz one target of fuzz/ (needs nightly Rust and cargo-fuzz)
+cargo xtask linux-tests [ARGS] run the tests with Linux guests alone, in the virtual KVM host
 cargo xtask vhost -- CMD      run CMD in a virtual KVM host, where Linux guests run
 cargo xtask kvm               tell which KVM this host has, or why none
 cargo xtask check-bench FILE  check that FILE is what `tine bench --json FILE` promises";
@@ -37,6 +38,7 @@ fn perform() -> Result<ExitCode> {
     match arguments.as_slice() {
         ["test"] => test::run(&[]),
         ["test", "--", rest @ ..] => test::run(rest),
+        ["linux-tests", rest @ ..] => test::linux(rest),
         ["kvm"] => kvm::Kvm::find().map(|kvm| {
             println!("{kvm}");
             ExitCode::SUCCESS

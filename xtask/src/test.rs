@@ -42,7 +42,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let mut outcomes = vec![main, documentation];
     let mut virtual_tests = 0;
     if !here {
-        let linux = in_virtual_host()?;
+        let linux = in_virtual_host(&[])?;
         virtual_tests = linux.tests;
         outcomes.push(linux);
     }
@@ -56,8 +56,15 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     }
 }
 
+/// Runs the tests with Linux guests alone, in the virtual KVM host; `arguments` go to them.
+pub fn linux(arguments: &[&str]) -> Result<ExitCode> {
+    vhost::build_images()?;
+    let outcome = in_virtual_host(arguments)?;
+    Ok(ExitCode::from(if outcome.success { 0 } else { outcome.code.max(1) }))
+}
+
 /// Runs the tests with Linux guests in the virtual KVM host.
-pub fn in_virtual_host() -> Result<Outcome> {
+fn in_virtual_host(arguments: &[&str]) -> Result<Outcome> {
     eprintln!("the tests with Linux guests, in the virtual KVM host:");
     let program = linux_tests()?;
     let vhost = Vhost::prepare()?;
@@ -65,7 +72,8 @@ pub fn in_virtual_host() -> Result<Outcome> {
     vhost.add_images()?;
     vhost.add_program(&program)?;
     let name = program.file_name().context("a program without a name")?.to_owned();
-    let command = [name, OsString::from("--test-threads=1")];
+    let mut command = vec![name, OsString::from("--test-threads=1")];
+    command.extend(arguments.iter().map(OsString::from));
     let (mut out, mut err) = (Counter::new(std::io::stdout()), std::io::stderr());
     let code = vhost.run(&command, vhost::Output { out: &mut out, err: &mut err })?;
     ensure!(code != 0 || out.tests() > 0, "no test ran in the virtual KVM host");

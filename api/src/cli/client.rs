@@ -1,40 +1,42 @@
 //! The command line's side of the HTTP API: one request, one connection.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use http_body_util::channel::Channel;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::http::request::Builder;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::DEFAULT_ADDRESS;
 
 /// How long a daemon may take to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes of a file that are sent at once.
-const PIECE: usize = 64 << 10;
-
-/// A connection to the daemon, over TCP or a Unix socket.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+/// What is sent.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// Messages both ways.
+pub type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Where the daemon is, and how to be let in.
 #[derive(Args, Clone, Debug)]
@@ -143,6 +145,11 @@ impl Client {
         self.request(Method::DELETE, path, None)
     }
 
+    /// Does `work`, to the end.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     /// Gives `each` the pieces of what `GET path` answers, as they come.
     pub fn stream(&self, path: &str, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.runtime.block_on(async {
@@ -157,71 +164,31 @@ impl Client {
         })
     }
 
-    /// What `GET path` answers; none where there is nothing (404).
-    pub fn find(&self, path: &str) -> Result<Option<Value>> {
-        self.runtime.block_on(async {
-            let request = self.prepare(Method::GET, path).body(Full::new(Bytes::new()))?;
-            let response = self.exchange(request).await?;
-            if response.status() == StatusCode::NOT_FOUND {
-                return Ok(None);
-            }
-            let bytes = body_of(self.admit(response).await?).await?;
-            serde_json::from_slice(&bytes).map(Some).context("the daemon answered with no JSON")
-        })
+    /// Sends `body` with `PUT path`.
+    pub fn put(&self, path: &str, body: Body) -> Result<()> {
+        let kind = (CONTENT_TYPE, "application/octet-stream".to_owned());
+        let sent = self.call(Method::PUT, path, [kind], body, StatusCode::is_success);
+        self.runtime.block_on(sent).map(drop)
     }
 
-    /// Sends what `from` gives to `PUT path`, in pieces.
-    pub fn put(&self, path: &str, from: &mut dyn Read) -> Result<()> {
-        self.runtime.block_on(async {
-            let (mut sender, body) = Channel::<Bytes>::new(1);
-            let request = self.prepare(Method::PUT, path).body(body)?;
-            let feeding = async {
-                let mut piece = vec![0; PIECE];
-                loop {
-                    let bytes = from.read(&mut piece).context("the source can't be read")?;
-                    let data = Bytes::copy_from_slice(&piece[..bytes]);
-                    // A daemon that takes no more says why.
-                    if bytes == 0 || sender.send_data(data).await.is_err() {
-                        drop(sender);
-                        return anyhow::Ok(());
-                    }
-                }
-            };
-            let (fed, response) = tokio::join!(feeding, self.exchange(request));
-            fed?;
-            self.admit(response?).await.map(drop)
-        })
-    }
-
-    /// Opens a WebSocket at `path`, and does `converse` with it.
-    pub fn websocket<T>(
-        &self,
-        path: &str,
-        converse: impl AsyncFnOnce(WebSocketStream<Box<dyn Stream>>) -> Result<T>,
-    ) -> Result<T> {
-        self.runtime.block_on(async {
-            let stream: Box<dyn Stream> = match &self.server {
-                Server::Tcp(address) => {
-                    let stream = self.connect(TcpStream::connect(address)).await?;
-                    stream.set_nodelay(true).context("TCP_NODELAY can't be set")?;
-                    Box::new(stream)
-                }
-                Server::Unix(path) => Box::new(self.connect(UnixStream::connect(path)).await?),
-            };
-            let mut request = format!("ws://localhost{path}").into_client_request()?;
-            if let Some(token) = &self.token {
-                let value = format!("Bearer {token}").parse().context("the token is no text")?;
-                request.headers_mut().insert(AUTHORIZATION, value);
-            }
-            match tokio_tungstenite::client_async(request, stream).await {
-                Ok((socket, _)) => converse(socket).await,
-                Err(tungstenite::Error::Http(response)) => {
-                    let body = response.body().as_deref().unwrap_or_default();
-                    Err(refusal(response.status(), body, self.token.is_some()))
-                }
-                Err(error) => Err(error).context("the daemon opened no WebSocket"),
-            }
-        })
+    /// Opens the WebSocket at `path`.
+    pub async fn websocket(&self, path: &str) -> Result<WebSocket> {
+        let key = generate_key();
+        let headers = [
+            (CONNECTION, "Upgrade".to_owned()),
+            (UPGRADE, "websocket".to_owned()),
+            (SEC_WEBSOCKET_VERSION, "13".to_owned()),
+            (SEC_WEBSOCKET_KEY, key.clone()),
+        ];
+        let switched = |status: &StatusCode| *status == StatusCode::SWITCHING_PROTOCOLS;
+        let response = self.call(Method::GET, path, headers, Body::default(), switched).await?;
+        let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes());
+        if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+            bail!("the daemon at {} does not speak WebSocket", self.server);
+        }
+        let upgraded =
+            hyper::upgrade::on(response).await.context("the WebSocket was not opened")?;
+        Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await)
     }
 
     fn request(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
@@ -236,53 +203,50 @@ impl Client {
         })
     }
 
-    /// Sends a request; a response that is no success becomes an error.
+    /// Sends a request with JSON in it, or nothing.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<Value>,
     ) -> Result<Response<Incoming>> {
-        let mut request = self.prepare(method, path);
-        let body = match body {
-            Some(value) => {
-                request = request.header(CONTENT_TYPE, "application/json");
-                Bytes::from(serde_json::to_vec(&value)?)
-            }
-            None => Bytes::new(),
-        };
-        let request = request.body(Full::new(body)).context("the request can't be written")?;
-        let response = self.exchange(request).await?;
-        self.admit(response).await
+        let kind = body.as_ref().map(|_| (CONTENT_TYPE, "application/json".to_owned()));
+        let bytes = body.map(|value| serde_json::to_vec(&value)).transpose()?.unwrap_or_default();
+        let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
+        self.call(method, path, kind, body, StatusCode::is_success).await
     }
 
-    /// The beginning of every request.
-    fn prepare(&self, method: Method, path: &str) -> Builder {
+    /// Sends a request; a response that is not `wanted` becomes an error.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: impl IntoIterator<Item = (HeaderName, String)>,
+        body: Body,
+        wanted: impl FnOnce(&StatusCode) -> bool,
+    ) -> Result<Response<Incoming>> {
         let host = match &self.server {
             Server::Tcp(address) => address.as_str(),
             Server::Unix(_) => "localhost",
         };
-        let request = Request::builder().method(method).uri(path).header(HOST, host);
-        match &self.token {
-            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
-            None => request,
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-    }
-
-    /// `response`, unless it is no success.
-    async fn admit(&self, response: Response<Incoming>) -> Result<Response<Incoming>> {
-        if response.status().is_success() {
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(body).context("the request can't be written")?;
+        let response = self.exchange(request).await?;
+        let status = response.status();
+        if wanted(&status) {
             return Ok(response);
         }
-        let status = response.status();
         let bytes = body_of(response).await?;
         Err(refusal(status, &bytes, self.token.is_some()))
     }
 
-    async fn exchange<B>(&self, request: Request<B>) -> Result<Response<Incoming>>
-    where
-        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
-    {
+    async fn exchange(&self, request: Request<Body>) -> Result<Response<Incoming>> {
         match &self.server {
             Server::Tcp(address) => {
                 let stream = self.connect(TcpStream::connect(address)).await?;
@@ -310,16 +274,15 @@ impl Client {
     }
 }
 
-async fn exchange<S, B>(stream: S, request: Request<B>) -> Result<Response<Incoming>>
+async fn exchange<S>(stream: S, request: Request<Body>) -> Result<Response<Incoming>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .context("the daemon does not speak HTTP")?;
     // Its errors reach the request or the body, which are both read to their end.
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     sender.send_request(request).await.context("the daemon closed the connection unanswered")
 }
 
@@ -330,6 +293,15 @@ async fn body_of(response: Response<Incoming>) -> Result<Bytes> {
 
 fn read_token(file: &Path) -> io::Result<String> {
     Ok(std::fs::read_to_string(file)?.trim().to_owned())
+}
+
+/// The daemon said no, and why.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// In what way.
+    pub status: StatusCode,
+    text: String,
 }
 
 /// The error that a problem document (RFC 9457) describes.
@@ -343,7 +315,9 @@ fn refusal(status: StatusCode, body: &[u8], had_token: bool) -> anyhow::Error {
         return anyhow!("the daemon did not let the request in: {remedy}");
     }
     match serde_json::from_slice::<Value>(body) {
-        Ok(problem) if problem.is_object() => anyhow!(describe(&problem)),
+        Ok(problem) if problem.is_object() => {
+            anyhow!(Refusal { status, text: describe(&problem) })
+        }
         _ => anyhow!("the daemon answered {status}"),
     }
 }

@@ -1,169 +1,193 @@
-//! `tine image`: images of Linux guests.
+//! `tine image`: the images of Linux guests on this host.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tine_images::{Image as Built, Recipe, Store};
+use tine::template;
+use tine_images::{BuildOptions, Manifest, Origin, Recipe, Store};
 
-use super::output::{self, Output, items, number, table, text};
+use super::output::{Output, items, number, table, text};
 use super::progress::Spinner;
 use super::size;
 
-/// What can be done with images.
-#[derive(Subcommand, Debug)]
-pub enum Image {
-    /// Make an image by its recipe: base, debian or redis
-    Build(Build),
-    /// Make an image of a root file system of your own
-    Import(Import),
-    /// List images
-    Ls(List),
-    /// Remove images
-    Rm(Remove),
+/// How much of a digest is enough to tell images apart.
+const SHORT_DIGEST: usize = 12;
+
+/// Options of `tine image`.
+#[derive(Args, Debug)]
+pub struct Image {
+    #[command(subcommand)]
+    verb: Verb,
 }
 
-/// Options of `tine image build`.
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Build an image by its recipe
+    Build(Build),
+    /// List images
+    Ls(Ls),
+    /// Remove images
+    Rm(Rm),
+    /// Make an image from a root file system of your own
+    Import(Import),
+}
+
 #[derive(Args, Debug)]
-pub struct Build {
-    /// The recipe, whose name the image gets
+struct Build {
+    /// The recipe; the image gets its name
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(Recipe::names()))]
     name: String,
-    /// Ask for newer packages, where the kept ones would do
+    /// Ask apt for the newest packages, even if there is an image already
     #[arg(long)]
     refresh: bool,
     #[command(flatten)]
-    place: Place,
+    output: Output,
 }
 
-/// Options of `tine image import`.
 #[derive(Args, Debug)]
-pub struct Import {
-    /// The image's name
+struct Ls {
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args, Debug)]
+struct Rm {
+    /// Images
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+struct Import {
+    /// What to call it
+    #[arg(value_name = "NAME")]
     name: String,
-    /// A directory or a tar archive
+    /// The root file system: a directory, or a tar archive
     #[arg(value_name = "DIR|TAR")]
     source: PathBuf,
-    /// A kernel of your own, vmlinux or bzImage, that has its drivers built in
+    /// A kernel, vmlinux or bzImage, in place of Debian's
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
-}
-
-/// Options of `tine image ls`.
-#[derive(Args, Debug)]
-pub struct List {
-    #[command(flatten)]
     output: Output,
-    #[command(flatten)]
-    place: Place,
-}
-
-/// Options of `tine image rm`.
-#[derive(Args, Debug)]
-pub struct Remove {
-    /// The images
-    #[arg(required = true)]
-    names: Vec<String>,
-    #[command(flatten)]
-    place: Place,
-}
-
-/// Where images are.
-#[derive(Args, Debug)]
-struct Place {
-    /// Where images are kept [default: $TINE_IMAGES, else ~/.cache/tine/images]
-    #[arg(long, value_name = "DIR")]
-    store: Option<PathBuf>,
-}
-
-/// The store at `path`, or where it is by default.
-pub fn store(path: Option<&Path>) -> Result<Store> {
-    let path = match path {
-        Some(path) => path.to_path_buf(),
-        None => Store::default_path()
-            .context("there is no home directory for images; name a place with --store")?,
-    };
-    Ok(Store::open(&path)?)
 }
 
 impl Image {
-    /// Does it.
+    /// Does what is asked.
     pub fn run(&self) -> Result<ExitCode> {
-        match self {
-            Self::Build(Build { name, refresh, place }) => {
-                let recipe = Recipe::named(name)?;
-                let store = store(place.store.as_deref())?;
-                let built = telling(&format!("building {name}"), |tell| {
-                    store.build(&recipe, *refresh, tine_agent_elf::ELF, tell)
-                })?;
-                report(&built)
-            }
-            Self::Import(Import { name, source, kernel, place }) => {
-                let store = store(place.store.as_deref())?;
-                let built = telling(&format!("importing {name}"), |tell| {
-                    store.import(name, source, kernel.as_deref(), tine_agent_elf::ELF, tell)
-                })?;
-                report(&built)
-            }
-            Self::Ls(List { output, place }) => {
-                let list = list(&store(place.store.as_deref())?)?;
-                output.print(&list, |list| show(items(list, "/images")))?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Self::Rm(Remove { names, place }) => {
-                let store = store(place.store.as_deref())?;
-                for name in names {
-                    store.remove(name)?;
-                }
-                Ok(ExitCode::SUCCESS)
-            }
+        let store = Store::open(Store::default_path()?)?;
+        match &self.verb {
+            Verb::Build(build) => build.run(&store)?,
+            Verb::Ls(ls) => ls.run(&store)?,
+            Verb::Rm(rm) => rm.run(&store)?,
+            Verb::Import(import) => import.run(&store)?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Does `work`, while a spinner says how far it is.
-fn telling<T, E>(title: &str, work: impl FnOnce(&dyn Fn(&str)) -> Result<T, E>) -> Result<T, E> {
-    let spinner = Spinner::start(title);
-    work(&|step| spinner.say(format!("{title}: {step}")))
+impl Build {
+    fn run(&self, store: &Store) -> Result<()> {
+        let recipe = Recipe::named(&self.name)?;
+        let options = BuildOptions { refresh: self.refresh };
+        let spinner = Spinner::start(format!("building {}", self.name));
+        store.build(&recipe, &options, tine_agent_elf::ELF, &|message| spinner.say(message))?;
+        drop(spinner);
+        show(store, &self.name, self.output)
+    }
 }
 
-fn report(image: &Built) -> Result<ExitCode> {
-    output::line(&format!("{} {}", image.name, &image.digest[..12]))?;
-    Ok(ExitCode::SUCCESS)
+impl Rm {
+    fn run(&self, store: &Store) -> Result<()> {
+        for name in &self.names {
+            store.remove(name)?;
+            template::forget(store, name)?;
+        }
+        Ok(())
+    }
 }
 
-fn list(store: &Store) -> Result<Value> {
-    let images: Vec<Value> = store
-        .list()?
-        .iter()
-        .map(|image| {
-            json!({
-                "name": image.name,
-                "digest": image.digest(),
-                "source": image.source,
-                "kernel": image.kernel_source,
-                "rootfs_bytes": image.rootfs_bytes,
-                "packages": image.packages.iter().map(|(name, _)| name).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    Ok(json!({ "images": images }))
+impl Ls {
+    fn run(&self, store: &Store) -> Result<()> {
+        let images: Vec<_> =
+            store.list()?.iter().map(|manifest| describe(store, manifest)).collect();
+        self.output.print(&json!({ "images": images }), |list| rows(items(list, "/images")))
+    }
 }
 
-fn show(images: &[Value]) -> String {
+impl Import {
+    fn run(&self, store: &Store) -> Result<()> {
+        let spinner = Spinner::start(format!("importing {}", self.name));
+        let kernel = self.kernel.as_deref();
+        store.import(&self.name, &self.source, kernel, tine_agent_elf::ELF, &|message| {
+            spinner.say(message)
+        })?;
+        drop(spinner);
+        show(store, &self.name, self.output)?;
+        let manifest = store.manifest(&self.name)?;
+        if manifest.modules.is_empty() {
+            eprintln!(
+                "tine: there are no modules for kernel {}: it must have built in virtio_mmio, \
+                 virtio_blk, erofs, overlay and vmw_vsock_virtio_transport",
+                manifest.kernel.version
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Prints the image `name`.
+fn show(store: &Store, name: &str, output: Output) -> Result<()> {
+    let image = describe(store, &store.manifest(name)?);
+    output.print(&image, |image| rows(std::slice::from_ref(image)))
+}
+
+/// An image as JSON; one whose files are gone has no paths.
+fn describe(store: &Store, manifest: &Manifest) -> Value {
+    let image = store.image(manifest).ok();
+    let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
+    let bytes =
+        |path: Option<&PathBuf>| path.and_then(|path| path.metadata().ok()).map(|m| m.len());
+    let (kernel, initramfs, rootfs) = (
+        image.as_ref().map(|image| &image.kernel),
+        image.as_ref().map(|image| &image.initramfs),
+        image.as_ref().map(|image| &image.rootfs),
+    );
+    json!({
+        "name": manifest.name,
+        "digest": manifest.digest(),
+        "origin": match &manifest.origin {
+            Origin::Recipe(_) => "recipe".to_owned(),
+            Origin::Import(source) => source.clone(),
+        },
+        "kernel": {
+            "version": manifest.kernel.version,
+            "package": manifest.kernel.package,
+            "path": path(kernel),
+            "bytes": bytes(kernel),
+        },
+        "initramfs": { "path": path(initramfs), "bytes": bytes(initramfs), "modules": manifest.modules },
+        "rootfs": { "path": path(rootfs), "bytes": bytes(rootfs), "packages": manifest.packages },
+    })
+}
+
+fn rows(images: &[Value]) -> String {
+    let bytes = |image: &Value, pointer: &str| number(image, pointer, |n| size::bytes(n as u64));
     table(
-        ["NAME", "DIGEST", "ROOT", "FROM", "KERNEL"],
-        &[2],
+        ["NAME", "DIGEST", "FROM", "KERNEL", "INITRAMFS", "ROOT"],
+        &[4, 5],
         images.iter().map(|image| {
             [
                 text(image, "/name"),
-                text(image, "/digest").chars().take(12).collect(),
-                number(image, "/rootfs_bytes", |bytes| size::bytes(bytes as u64)),
-                text(image, "/source"),
-                text(image, "/kernel"),
+                text(image, "/digest").chars().take(SHORT_DIGEST).collect(),
+                text(image, "/origin"),
+                text(image, "/kernel/version"),
+                bytes(image, "/initramfs/bytes"),
+                bytes(image, "/rootfs/bytes"),
             ]
         }),
     )

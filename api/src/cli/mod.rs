@@ -3,9 +3,12 @@
 mod bench;
 mod client;
 mod console;
-mod cp;
+mod copy;
+#[cfg(test)]
+mod daemon;
 mod doctor;
 mod exec;
+mod files;
 mod image;
 mod interrupt;
 mod make;
@@ -77,16 +80,15 @@ enum Verb {
     Workload(workload::Workload),
     /// Print what a guest has printed
     Console(console::Console),
-    /// Run a program in a sandbox
-    Exec(exec::Exec),
-    /// Copy files into sandboxes and out of them
-    Cp(cp::Copy),
-    /// List a directory of a sandbox
-    Ls(cp::List),
+    /// Run a program in a Linux guest
+    Exec(exec::ExecArgs),
+    /// Copy files into a Linux guest, or out of it
+    Cp(copy::Cp),
+    /// List a directory of a Linux guest
+    Ls(files::Ls),
     /// Remove sandboxes, or snapshots
     Rm(sandboxes::Rm),
     /// Build, list, import and remove images of Linux guests
-    #[command(subcommand)]
     Image(image::Image),
     /// Draw who was forked from whom
     Tree(tree::Tree),
@@ -118,8 +120,8 @@ pub fn run() -> Result<ExitCode> {
         Verb::Workload(workload) => workload.run(&client()?),
         Verb::Console(console) => console.run(&client()?),
         Verb::Exec(exec) => exec.run(&client()?),
-        Verb::Cp(copy) => copy.run(&client()?),
-        Verb::Ls(list) => list.run(&client()?),
+        Verb::Cp(cp) => cp.run(&client()?),
+        Verb::Ls(ls) => ls.run(&client()?),
         Verb::Rm(rm) => rm.run(&client()?),
         Verb::Image(image) => image.run(),
         Verb::Tree(tree) => tree.run(&client()?),

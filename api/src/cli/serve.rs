@@ -56,7 +56,10 @@ impl Serve {
             limits.ram_bytes = mib.saturating_mul(1 << 20);
         }
         let options = ServeOptions {
-            images: self.images.or_else(tine_images::Store::default_path),
+            images: match self.images {
+                Some(images) => Some(images),
+                None => tine_images::Store::default_path().ok(),
+            },
             listen: self.listen,
             token_file,
             limits,

@@ -1,18 +1,24 @@
-//! Programs in Linux guests: what is asked, and the events that answer.
+//! Programs in a guest, as they go over the wire.
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tine_abi::agent::{AgentMessage, Exec, Exit, WindowSize};
+use tine_abi::agent::{Exec, Exit, WindowSize};
 use utoipa::ToSchema;
 
+use super::check_timeout;
+use super::files::check_path;
 use crate::problem::Problem;
 
-/// Longest timeout of a program, seconds: a day.
-const MAX_TIMEOUT_S: f64 = 86_400.0;
+/// Most bytes of arguments and environment together; a message to the agent holds them.
+const MAX_WORDS: usize = 200 << 10;
+/// Highest number of a signal of Linux on x86-64 (signal(7)).
+const MAX_SIGNAL: i32 = 64;
 
-/// Body of `POST /v1/sandboxes/{id}/exec`, and first message of its WebSocket.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+/// Body of `POST /v1/sandboxes/{id}/exec`, and the first message of its WebSocket.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// Program and arguments. A name without a slash is looked for in `PATH`.
@@ -20,61 +26,41 @@ pub struct ExecRequest {
     /// Environment, over a minimal one.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Working directory. Default: the user's home.
+    /// Working directory, an absolute path; the user's home by default.
     pub cwd: Option<String>,
-    /// User by name or number. Default: root.
+    /// User by name or number; root by default.
     pub user: Option<String>,
-    /// All that it reads from standard input.
+    /// All of its standard input; nothing by default.
     pub stdin: Option<String>,
-    /// Whether standard input comes in messages; of a WebSocket only.
+    /// Whether the client sends standard input, over the WebSocket.
     #[serde(default)]
     pub interactive: bool,
-    /// Seconds after which it is killed.
-    pub timeout_s: Option<f64>,
-    /// Runs it on a terminal of this size.
-    pub tty: Option<TerminalSize>,
+    /// Seconds until it is killed.
+    pub timeout_s: Option<u64>,
+    /// Runs it on a terminal of this size: all output is then standard output.
+    pub tty: Option<Terminal>,
 }
 
 /// Size of a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct TerminalSize {
+pub struct Terminal {
     /// Rows.
     pub rows: u16,
     /// Columns.
     pub columns: u16,
 }
 
-impl From<TerminalSize> for WindowSize {
-    fn from(TerminalSize { rows, columns }: TerminalSize) -> Self {
-        Self { rows, columns }
+impl From<Terminal> for WindowSize {
+    fn from(size: Terminal) -> Self {
+        Self { rows: size.rows, columns: size.columns }
     }
 }
 
 impl ExecRequest {
-    /// What the agent is asked for.
-    pub fn exec(&self) -> Result<Exec, Problem> {
-        if self.argv.first().is_none_or(String::is_empty) {
-            return Err(Problem::value("argv", "argv names a program and its arguments"));
-        }
-        let texts = self.argv.iter().chain(self.env.values()).chain(&self.cwd).chain(&self.user);
-        if texts.chain(self.env.keys()).any(|text| text.contains('\0')) {
-            return Err(Problem::value("argv", "no text of a request holds a zero byte"));
-        }
-        if self.interactive && self.stdin.is_some() {
-            return Err(Problem::value("stdin", "an interactive program is sent its input"));
-        }
-        let timeout_ms = match self.timeout_s {
-            Some(seconds) if seconds > 0.0 && seconds <= MAX_TIMEOUT_S => {
-                Some((seconds * 1000.0).ceil() as u64)
-            }
-            Some(_) => {
-                let detail =
-                    format!("a timeout is more than 0 and at most {MAX_TIMEOUT_S} seconds");
-                return Err(Problem::value("timeout_s", detail));
-            }
-            None => None,
-        };
+    /// What the agent is asked to run.
+    pub fn program(&self) -> Result<Exec, Problem> {
+        self.check()?;
         Ok(Exec {
             argv: self.argv.clone(),
             env: self.env.clone(),
@@ -82,33 +68,74 @@ impl ExecRequest {
             user: self.user.clone(),
             stdin: self.interactive || self.stdin.is_some(),
             terminal: self.tty.map(WindowSize::from),
-            timeout_ms,
+            timeout_ms: self.timeout_s.map(|seconds| seconds * 1000),
         })
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        check_timeout(self.timeout_s)?;
+        if self.argv.first().is_none_or(String::is_empty) {
+            return Err(Problem::value("argv", "name a program to run"));
+        }
+        if self.argv.iter().any(|word| word.contains('\0')) {
+            return Err(Problem::value("argv", "an argument can't hold a NUL"));
+        }
+        let named = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+        if !self.env.iter().all(|(name, value)| named(name) && !value.contains('\0')) {
+            let rule = "a name is not empty and holds no '='; neither it nor a value holds a NUL";
+            return Err(Problem::value("env", rule));
+        }
+        let env = self.env.iter().map(|(name, value)| name.len() + value.len() + 2);
+        let words = self.argv.iter().map(|word| word.len() + 1).chain(env).sum::<usize>();
+        if words > MAX_WORDS {
+            let detail = format!("arguments and environment have at most {MAX_WORDS} bytes");
+            return Err(Problem::value("argv", detail));
+        }
+        if let Some(cwd) = &self.cwd {
+            check_path("cwd", cwd)?;
+        }
+        if self.user.as_ref().is_some_and(|user| user.is_empty() || user.contains('\0')) {
+            return Err(Problem::value("user", "a user is a name or a number"));
+        }
+        match self.stdin {
+            Some(_) if self.interactive => {
+                Err(Problem::value("stdin", "an interactive program's input comes in messages"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-/// What a client of a WebSocket says beside input, which is binary.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ExecControl {
+/// A text message of the client after the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Control {
     /// The terminal has another size.
-    Resize {
-        /// Rows.
-        rows: u16,
-        /// Columns.
-        columns: u16,
-    },
-    /// Send the program this signal.
+    Resize(Terminal),
+    /// Send the program a signal.
     Signal {
         /// Its number.
         signal: i32,
     },
-    /// No more input comes.
+    /// Standard input ends.
     End,
 }
 
-/// What happens to a program: a line of the stream, or a text message of a WebSocket.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+impl Control {
+    /// Checks what it can hold.
+    pub fn check(self) -> Result<Self, Problem> {
+        match self {
+            Self::Signal { signal } if !(1..=MAX_SIGNAL).contains(&signal) => {
+                let detail = format!("a signal is 1 to {MAX_SIGNAL}, not {signal}");
+                Err(Problem::value("signal", detail))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// What happened to a program. The last is `exited`, `timed_out` or `error`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ExecEvent {
     /// It runs.
@@ -116,164 +143,186 @@ pub enum ExecEvent {
         /// Its process id in the guest.
         pid: u32,
     },
-    /// It wrote to standard output.
-    Stdout(Output),
-    /// It wrote to standard error.
-    Stderr(Output),
-    /// It ended by itself, with `code`, or by `signal`.
-    Exited {
-        /// Its exit code.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        code: Option<i32>,
-        /// The signal that ended it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        signal: Option<i32>,
-    },
+    /// Some of its standard output.
+    Stdout(Chunk),
+    /// Some of its standard error.
+    Stderr(Chunk),
+    /// It ended.
+    Exited(Exited),
     /// It was killed when its time was up.
     TimedOut,
-    /// It is not known how it goes on.
+    /// It is not known how it ended.
     Error {
         /// Why.
-        detail: String,
+        problem: Problem,
     },
-}
-
-/// Bytes: text where they are UTF-8.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Output {
-    /// As text.
-    Data(String),
-    /// In base64, where they are no UTF-8.
-    Base64(String),
 }
 
 impl ExecEvent {
-    /// The event that ends a program's stream.
-    pub fn of_exit(exit: Exit) -> Self {
-        match exit {
-            Exit::Code(code) => Self::Exited { code: Some(code), signal: None },
-            Exit::Signal(signal) => Self::Exited { code: None, signal: Some(signal) },
-            Exit::TimedOut => Self::TimedOut,
-        }
-    }
-
-    /// The message that the agent sent, for who hears of it by events; none for an error.
-    pub fn message(self) -> Option<AgentMessage> {
-        Some(match self {
-            Self::Started { pid } => AgentMessage::Started { pid },
-            Self::Exited { code: Some(code), .. } => AgentMessage::Exited(Exit::Code(code)),
-            Self::Exited { signal: Some(signal), .. } => AgentMessage::Exited(Exit::Signal(signal)),
-            Self::TimedOut => AgentMessage::Exited(Exit::TimedOut),
-            _ => return None,
-        })
+    /// The event as a line of JSON.
+    pub fn line(&self) -> String {
+        // A structure of strings and numbers always becomes JSON.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
     }
 }
 
-/// Turns the bytes of one stream into text, whose characters may be cut anywhere.
+impl From<Exit> for ExecEvent {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Code(code) => Self::Exited(Exited::Code(code)),
+            Exit::Signal(signal) => Self::Exited(Exited::Signal(signal)),
+            Exit::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Exited {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Some output of a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Chunk {
+    /// Text.
+    Data(String),
+    /// Bytes that are no UTF-8, in base64.
+    Base64(String),
+}
+
+impl Chunk {
+    fn of(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes)
+            .map_or_else(|error| Self::Base64(STANDARD.encode(error.as_bytes())), Self::Data)
+    }
+}
+
+/// Makes chunks of a stream of bytes: characters that were cut in two are put together.
 #[derive(Debug, Default)]
 pub struct Text {
-    /// The beginning of a character whose end has not come.
+    /// The beginning of a character, up to three bytes.
     tail: Vec<u8>,
 }
 
 impl Text {
-    /// The next bytes; none when all that came is the beginning of a character.
-    pub fn push(&mut self, bytes: &[u8]) -> Option<Output> {
-        self.tail.extend_from_slice(bytes);
-        let whole = match std::str::from_utf8(&self.tail) {
-            Ok(text) => text.len(),
-            // No length: it may go on to be one.
-            Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            Err(_) => return Some(Output::Base64(base64(&std::mem::take(&mut self.tail)))),
-        };
-        let rest = self.tail.split_off(whole);
-        let text = std::mem::replace(&mut self.tail, rest);
-        if text.is_empty() {
-            return None;
+    /// The chunk that `bytes` complete, if they do.
+    pub fn push(&mut self, bytes: &[u8]) -> Option<Chunk> {
+        let mut all = std::mem::take(&mut self.tail);
+        all.extend_from_slice(bytes);
+        if let Err(error) = std::str::from_utf8(&all)
+            && error.error_len().is_none()
+        {
+            self.tail = all.split_off(error.valid_up_to());
         }
-        // Checked above.
-        Some(Output::Data(String::from_utf8_lossy(&text).into_owned()))
+        (!all.is_empty()).then(|| Chunk::of(all))
     }
 
-    /// What was left when the stream ended.
-    pub fn finish(&mut self) -> Option<Output> {
+    /// What is left when the stream ends: half a character.
+    pub fn finish(&mut self) -> Option<Chunk> {
         let tail = std::mem::take(&mut self.tail);
-        (!tail.is_empty()).then(|| Output::Base64(base64(&tail)))
+        (!tail.is_empty()).then(|| Chunk::of(tail))
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine;
     use proptest::prelude::*;
+    use serde_json::json;
 
-    fn bytes(output: &Output) -> Vec<u8> {
-        match output {
-            Output::Data(text) => text.as_bytes().to_vec(),
-            Output::Base64(text) => base64::engine::general_purpose::STANDARD.decode(text).unwrap(),
-        }
+    fn chunks(bytes: &[u8], cuts: &[usize]) -> Vec<Chunk> {
+        let mut text = Text::default();
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let mut out: Vec<Chunk> =
+            cuts.windows(2).filter_map(|cut| text.push(&bytes[cut[0]..cut[1]])).collect();
+        out.extend(text.finish());
+        out
+    }
+
+    fn bytes_of(chunks: &[Chunk]) -> Vec<u8> {
+        let bytes = |chunk: &Chunk| match chunk {
+            Chunk::Data(text) => text.clone().into_bytes(),
+            Chunk::Base64(text) => STANDARD.decode(text).unwrap(),
+        };
+        chunks.iter().flat_map(bytes).collect()
     }
 
     proptest! {
         #[test]
-        fn text_cut_anywhere_stays_text(text: String, cuts in prop::collection::vec(1usize..9, 0..50)) {
-            let mut rest = text.as_bytes();
-            let mut whole = String::new();
-            let mut reader = Text::default();
-            for cut in cuts.into_iter().chain([usize::MAX]) {
-                let (piece, after) = rest.split_at(cut.min(rest.len()));
-                match reader.push(piece) {
-                    Some(Output::Data(data)) => whole += &data,
-                    Some(Output::Base64(_)) => prop_assert!(false, "it is text"),
-                    None => {}
-                }
-                rest = after;
-            }
-            prop_assert_eq!(whole, text);
-            prop_assert_eq!(reader.finish(), None);
+        fn text_stays_text_wherever_it_is_cut(text: String, cuts: Vec<usize>) {
+            let chunks = chunks(text.as_bytes(), &cuts);
+            prop_assert!(chunks.iter().all(|chunk| matches!(chunk, Chunk::Data(_))));
+            prop_assert_eq!(bytes_of(&chunks), text.as_bytes());
         }
 
         #[test]
-        fn no_byte_is_lost(pieces: Vec<Vec<u8>>) {
-            let mut reader = Text::default();
-            let mut events: Vec<Output> =
-                pieces.iter().filter_map(|piece| reader.push(piece)).collect();
-            events.extend(reader.finish());
-            let out: Vec<u8> = events.iter().flat_map(bytes).collect();
-            prop_assert_eq!(out, pieces.concat());
+        fn no_byte_is_lost(bytes: Vec<u8>, cuts: Vec<usize>) {
+            prop_assert_eq!(bytes_of(&chunks(&bytes, &cuts)), bytes);
         }
     }
 
     #[test]
-    fn requests_that_contradict_themselves_are_refused() {
-        let request = |text: &str| crate::model::parse::<ExecRequest>(text.as_bytes());
-        let exec = |text: &str| request(text).unwrap().exec();
-        assert!(exec(r#"{"argv":["true"],"timeout_s":0.5}"#).unwrap().timeout_ms == Some(500));
-        for (text, field) in [
-            (r#"{"argv":[]}"#, "argv"),
-            (r#"{"argv":["a\u0000b"]}"#, "argv"),
-            (r#"{"argv":["cat"],"stdin":"x","interactive":true}"#, "stdin"),
-            (r#"{"argv":["cat"],"timeout_s":0}"#, "timeout_s"),
+    fn events_look_as_they_are_described() {
+        let json = |event: ExecEvent| serde_json::from_str::<serde_json::Value>(&event.line());
+        let is = |event, value| assert_eq!(json(event).unwrap(), value);
+        is(ExecEvent::Started { pid: 7 }, json!({"type": "started", "pid": 7}));
+        is(ExecEvent::Stdout(Chunk::of(b"a".into())), json!({"type": "stdout", "data": "a"}));
+        let bytes = Chunk::of(vec![0xff]);
+        is(ExecEvent::Stderr(bytes), json!({"type": "stderr", "base64": "/w=="}));
+        is(Exit::Code(3).into(), json!({"type": "exited", "code": 3}));
+        is(Exit::Signal(9).into(), json!({"type": "exited", "signal": 9}));
+        is(Exit::TimedOut.into(), json!({"type": "timed_out"}));
+        let error = ExecEvent::Error { problem: Problem::conflict("no") };
+        assert_eq!(json(error).unwrap()["problem"]["status"], 409);
+    }
+
+    #[test]
+    fn controls_are_read_and_nonsense_is_refused() {
+        let read = |text: &str| serde_json::from_str::<Control>(text).map(Control::check);
+        let size = Terminal { rows: 3, columns: 4 };
+        let resize = read(r#"{"type":"resize","rows":3,"columns":4}"#).unwrap().unwrap();
+        assert_eq!(resize, Control::Resize(size));
+        assert_eq!(read(r#"{"type":"end"}"#).unwrap().unwrap(), Control::End);
+        assert!(read(r#"{"type":"signal","signal":15}"#).unwrap().is_ok());
+        assert_eq!(
+            read(r#"{"type":"signal","signal":0}"#).unwrap().unwrap_err().field.unwrap(),
+            "signal"
+        );
+        assert!(read(r#"{"type":"kill"}"#).is_err());
+    }
+
+    #[test]
+    fn a_program_must_make_sense_and_the_problem_names_the_field() {
+        let read = |value: serde_json::Value| {
+            let request: ExecRequest = super::super::parse(value.to_string().as_bytes())?;
+            request.program()
+        };
+        let good = read(json!({"argv": ["a", ""], "timeout_s": 2, "stdin": "",
+            "tty": {"rows": 1, "columns": 2}}))
+        .unwrap();
+        assert_eq!((good.timeout_ms, good.stdin), (Some(2000), true));
+        assert!(!read(json!({"argv": ["a"]})).unwrap().stdin);
+        for (field, wrong) in [
+            ("argv", json!({"argv": []})),
+            ("argv", json!({"argv": [""]})),
+            ("argv", json!({"argv": ["a\0"]})),
+            ("argv", json!({"argv": ["a", "x".repeat(MAX_WORDS)]})),
+            ("env", json!({"argv": ["a"], "env": {"A=B": "c"}})),
+            ("cwd", json!({"argv": ["a"], "cwd": "tmp"})),
+            ("user", json!({"argv": ["a"], "user": ""})),
+            ("timeout_s", json!({"argv": ["a"], "timeout_s": 0})),
+            ("stdin", json!({"argv": ["a"], "stdin": "", "interactive": true})),
+            ("tty.rows", json!({"argv": ["a"], "tty": {"rows": 70000, "columns": 1}})),
         ] {
-            assert_eq!(exec(text).unwrap_err().field.as_deref(), Some(field), "{text}");
+            assert_eq!(read(wrong.clone()).unwrap_err().field.as_deref(), Some(field), "{wrong}");
         }
-        assert!(request(r#"{"argv":["a"],"shell":true}"#).is_err());
-    }
-
-    #[test]
-    fn events_look_as_they_are_documented() {
-        let json = |event: &ExecEvent| serde_json::to_string(event).unwrap();
-        let output = ExecEvent::Stdout(Output::Data("hi\n".into()));
-        assert_eq!(json(&output), r#"{"type":"stdout","data":"hi\n"}"#);
-        assert_eq!(json(&ExecEvent::of_exit(Exit::Code(3))), r#"{"type":"exited","code":3}"#);
-        assert_eq!(json(&ExecEvent::of_exit(Exit::Signal(9))), r#"{"type":"exited","signal":9}"#);
-        assert_eq!(json(&ExecEvent::TimedOut), r#"{"type":"timed_out"}"#);
     }
 }

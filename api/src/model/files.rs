@@ -1,41 +1,44 @@
-//! Files in Linux guests.
+//! A guest's files, as they go over the wire.
+
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tine_abi::agent::{Entry, EntryKind};
+use tine_abi::agent;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::problem::Problem;
+use crate::time::rfc3339;
+
+/// Longest path, bytes: PATH_MAX of Linux, which counts a NUL.
+const MAX_PATH: usize = 4095;
+/// All the bits of a file's permissions.
+const MAX_MODE: u32 = 0o7777;
 
 /// Query of `GET /v1/sandboxes/{id}/files`.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct ReadQuery {
     /// Absolute path.
     pub path: String,
-    /// First byte to read.
-    #[serde(default)]
-    pub offset: u64,
-    /// Most bytes to read; all when absent.
-    pub length: Option<u64>,
-    /// Answer with what is in the directory, as JSON.
+    /// Whether to list the directory instead of reading the file.
     #[serde(default)]
     pub list: bool,
-    /// Answer with what is known of the file, as JSON.
+    /// Whether to describe the file instead of reading it.
     #[serde(default)]
     pub stat: bool,
 }
 
 /// Query of `PUT /v1/sandboxes/{id}/files`.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct WriteQuery {
     /// Absolute path.
     pub path: String,
-    /// Permissions in octal, as `0644`; of a file that exists they stay when absent.
+    /// Permissions, octal; of a file that exists they stay by default.
     pub mode: Option<String>,
-    /// Owner by name or number.
+    /// Owner by name or number; root by default.
     pub owner: Option<String>,
     /// Whether missing directories above are made.
     #[serde(default)]
@@ -44,8 +47,8 @@ pub struct WriteQuery {
 
 /// Query of `DELETE /v1/sandboxes/{id}/files`.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct RemoveQuery {
     /// Absolute path.
     pub path: String,
@@ -67,75 +70,142 @@ pub struct RenameRequest {
 /// Body of `POST /v1/sandboxes/{id}/files/mkdir`.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct MakeDirectoryRequest {
-    /// Absolute path; missing directories above are made too.
+pub struct MkdirRequest {
+    /// Absolute path; the directories above are made, too.
     pub path: String,
 }
 
-/// What is in a directory.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct FileList {
-    /// By name.
-    pub entries: Vec<FileAnswer>,
-}
-
 /// A file.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct FileAnswer {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Entry {
     /// Its name, without the directory.
     pub name: String,
-    /// `file`, `directory`, `link` or `other`.
-    pub kind: &'static str,
+    /// What it is.
+    pub kind: EntryKind,
     /// Size.
     pub bytes: u64,
-    /// Permissions, in octal.
+    /// Permissions, octal.
     pub mode: String,
     /// Owner.
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Last change, nanoseconds since 1970.
-    pub modified_ns: i64,
+    /// Last change.
+    pub modified_at: String,
     /// Where a symbolic link points.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
 
-impl From<Entry> for FileAnswer {
-    fn from(entry: Entry) -> Self {
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, socket or pipe.
+    Other,
+}
+
+/// What is in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Listing {
+    /// By name.
+    pub entries: Vec<Entry>,
+}
+
+impl From<agent::Entry> for Entry {
+    fn from(entry: agent::Entry) -> Self {
+        // What changed before 1970 is said to have changed then.
+        let modified = Duration::from_nanos(u64::try_from(entry.modified_ns).unwrap_or(0));
         Self {
             name: entry.name,
-            kind: match entry.kind {
-                EntryKind::File => "file",
-                EntryKind::Directory => "directory",
-                EntryKind::Link => "link",
-                EntryKind::Other => "other",
-            },
+            kind: entry.kind.into(),
             bytes: entry.bytes,
-            mode: format!("{:04o}", entry.mode & 0o7777),
+            mode: format!("{:04o}", entry.mode & MAX_MODE),
             uid: entry.uid,
             gid: entry.gid,
-            modified_ns: entry.modified_ns,
+            modified_at: rfc3339(SystemTime::UNIX_EPOCH + modified),
             target: entry.target,
         }
     }
 }
 
-/// `path`, given in `field`, if it is one that a guest can have.
-pub fn absolute(field: &str, path: String) -> Result<String, Problem> {
-    match path.starts_with('/') && !path.contains('\0') {
-        true => Ok(path),
-        false => Err(Problem::value(field, "a path begins with a slash and holds no zero byte")),
+impl From<agent::EntryKind> for EntryKind {
+    fn from(kind: agent::EntryKind) -> Self {
+        match kind {
+            agent::EntryKind::File => Self::File,
+            agent::EntryKind::Directory => Self::Directory,
+            agent::EntryKind::Link => Self::Link,
+            agent::EntryKind::Other => Self::Other,
+        }
+    }
+}
+
+/// Checks that `path`, in `field`, can be a path of the guest.
+pub(super) fn check_path(field: &str, path: &str) -> Result<(), Problem> {
+    if path.starts_with('/') && !path.contains('\0') && path.len() <= MAX_PATH {
+        return Ok(());
+    }
+    let rule = format!("a path begins with '/', holds no NUL, and has at most {MAX_PATH} bytes");
+    Err(Problem::value(field, rule))
+}
+
+impl ReadQuery {
+    /// Checks what can be checked without the guest.
+    pub fn check(&self) -> Result<(), Problem> {
+        check_path("path", &self.path)?;
+        match self.list && self.stat {
+            true => Err(Problem::value("stat", "ask for list or stat, not both")),
+            false => Ok(()),
+        }
     }
 }
 
 impl WriteQuery {
-    /// The permissions as a number.
-    pub fn permissions(&self) -> Result<Option<u32>, Problem> {
-        let Some(text) = &self.mode else { return Ok(None) };
-        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
-        let detail = || "permissions are octal digits, as 0644";
-        mode.map(Some).ok_or_else(|| Problem::value("mode", detail()))
+    /// What the agent is asked to write.
+    pub fn request(self) -> Result<agent::Request, Problem> {
+        check_path("path", &self.path)?;
+        let mode = self.mode.as_deref().map(read_mode).transpose()?;
+        if self.owner.as_ref().is_some_and(|owner| owner.is_empty() || owner.contains('\0')) {
+            return Err(Problem::value("owner", "an owner is a name or a number"));
+        }
+        let Self { path, owner, parents, .. } = self;
+        Ok(agent::Request::Write { path, mode, owner, parents })
+    }
+}
+
+fn read_mode(text: &str) -> Result<u32, Problem> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= MAX_MODE);
+    mode.ok_or_else(|| Problem::value("mode", "a mode is octal, 0 to 7777"))
+}
+
+impl RemoveQuery {
+    /// What the agent is asked to remove.
+    pub fn request(self) -> Result<agent::Request, Problem> {
+        check_path("path", &self.path)?;
+        Ok(agent::Request::Remove { path: self.path, recursive: self.recursive })
+    }
+}
+
+impl RenameRequest {
+    /// What the agent is asked to rename.
+    pub fn request(self) -> Result<agent::Request, Problem> {
+        check_path("from", &self.from)?;
+        check_path("to", &self.to)?;
+        Ok(agent::Request::Rename { from: self.from, to: self.to })
+    }
+}
+
+impl MkdirRequest {
+    /// What the agent is asked to make.
+    pub fn request(self) -> Result<agent::Request, Problem> {
+        check_path("path", &self.path)?;
+        Ok(agent::Request::MakeDirectory { path: self.path })
     }
 }
 
@@ -144,21 +214,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_and_permissions_are_checked() {
-        assert!(absolute("path", "/etc/passwd".into()).is_ok());
-        for path in ["", "etc", "/a\0b"] {
-            let refused = absolute("from", path.into()).unwrap_err();
-            assert_eq!(refused.field.as_deref(), Some("from"));
+    fn paths_are_absolute_and_problems_name_the_field() {
+        assert!(check_path("path", "/").is_ok() && check_path("path", "/a b").is_ok());
+        for wrong in ["", "a", "./a", "/a\0", &"/".repeat(MAX_PATH + 1)] {
+            let problem = check_path("to", wrong).unwrap_err();
+            assert_eq!((problem.status, problem.field.as_deref()), (422, Some("to")));
         }
-        let write = |mode: Option<&str>| WriteQuery {
-            path: "/a".into(),
-            mode: mode.map(str::to_owned),
-            owner: None,
-            parents: false,
-        };
-        assert_eq!(write(Some("0750")).permissions().unwrap(), Some(0o750));
-        assert_eq!(write(None).permissions().unwrap(), None);
-        assert!(write(Some("rwx")).permissions().is_err());
-        assert!(write(Some("77777")).permissions().is_err());
+        let rename = RenameRequest { from: "/a".into(), to: "b".into() };
+        assert_eq!(rename.request().unwrap_err().field.as_deref(), Some("to"));
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        assert_eq!(read_mode("0644").unwrap(), 0o644);
+        assert_eq!(read_mode("7777").unwrap(), 0o7777);
+        for wrong in ["", "8", "+7", "0o7", "17777", "rw"] {
+            assert_eq!(read_mode(wrong).unwrap_err().field.as_deref(), Some("mode"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_entry_says_what_the_agent_said() {
+        let entry = Entry::from(agent::Entry {
+            name: "a".into(),
+            kind: agent::EntryKind::Link,
+            bytes: 3,
+            mode: 0o120_777,
+            uid: 1,
+            gid: 2,
+            modified_ns: -5,
+            target: Some("b".into()),
+        });
+        assert_eq!((entry.mode.as_str(), entry.kind), ("0777", EntryKind::Link));
+        assert_eq!(entry.modified_at, "1970-01-01T00:00:00.000Z");
     }
 }

@@ -34,6 +34,17 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     }
 }
 
+/// The body as it is.
+pub(super) struct Raw(pub Bytes);
+
+impl FromRequest<App> for Raw {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        read(request, app).await.map(Self)
+    }
+}
+
 async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
     let most = app.registry.limits().body_bytes;
     let declared = request

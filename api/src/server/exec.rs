@@ -1,246 +1,157 @@
-//! Programs in Linux guests: as a stream of events, and over a WebSocket.
+//! Programs in a guest, their output as lines of JSON.
+
+use std::convert::Infallible;
+use std::os::unix::net::UnixStream;
 
 use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use tine_abi::agent::{AgentMessage, CHUNK, HostMessage, Request, WindowSize};
+use tine_abi::agent::{AgentMessage, Exec, HostMessage, Request};
+use tokio::sync::mpsc::{Sender, channel};
 
+use super::App;
 use super::body::{Body, Id};
-use super::{App, stream};
-use crate::agent::{AgentConnection, AgentError, AgentSender};
-use crate::model::{ExecControl, ExecEvent, ExecRequest, Text, parse};
-use crate::problem::{Problem, with_causes};
+use crate::agent::{AgentConnection, AgentError, AgentReceiver, AgentSender, unexpected};
+use crate::model::{ExecEvent, ExecRequest, Text};
+use crate::problem::Problem;
+use crate::stream::Channel;
 
-/// Standard output in a binary message of the WebSocket: its first byte.
-pub const STDOUT: u8 = 1;
-/// Standard error.
-pub const STDERR: u8 = 2;
-
-/// Run a program.
+/// Run a program in a Linux guest.
 ///
-/// The answer is a stream of events, one JSON object a line: `started`, then `stdout` and
-/// `stderr`, and last `exited`, `timed_out` or `error`. A client that goes away ends the program.
+/// The answer is a stream of events, one JSON object a line; the last is `exited`, `timed_out`
+/// or `error`. Closing the connection kills the program.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/exec", params(("id" = String, Path)),
     request_body = ExecRequest, responses(
     (status = 200, body = ExecEvent, content_type = "application/x-ndjson"),
-    (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
-    (status = 422, body = Problem), (status = 504, body = Problem)))]
-pub(super) async fn exec(
+    (status = 400, body = Problem), (status = 403, body = Problem),
+    (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 413, body = Problem), (status = 422, body = Problem),
+    (status = 502, body = Problem), (status = 504, body = Problem)))]
+pub(super) async fn run(
     State(app): State<App>,
     Id(id): Id,
     Body(request): Body<ExecRequest>,
 ) -> Result<Response, Problem> {
     if request.interactive {
-        let detail = "input comes in messages over a WebSocket only: GET this path to upgrade";
+        let detail = "input can be sent over the WebSocket only: GET this path with an upgrade";
         return Err(Problem::value("interactive", detail));
     }
-    let (connection, first) = start(&app, &id, &request).await?;
-    let (sender, body) = stream::channel();
+    let exec = request.program()?;
+    let program = Program::start(app.connect(id).await?, exec).await?;
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, kind)], events(program, request.stdin)).into_response())
+}
+
+/// What happens to `program`, as a body. Dropping it kills the program.
+fn events(program: Program, input: Option<String>) -> HttpBody {
+    let (lines, receiver) = channel(1);
     tokio::spawn(async move {
-        let (mut agent, mut receiver) = connection.split();
-        let input = async {
-            if let Some(text) = &request.stdin {
-                // A program that does not read its input must not keep its output from coming.
-                if let Err(error) = feed(&mut agent, text.as_bytes()).await {
-                    tracing::debug!(%error, "input was not taken");
-                }
-            }
-            std::future::pending::<()>().await;
-        };
-        let output = async {
-            let mut events = Events::default();
-            let mut message = Ok(first);
-            loop {
-                let last = !matches!(&message, Ok(message) if !is_last(message));
-                for event in events.of(message) {
-                    if sender.send(Ok(line(&event))).await.is_err() {
-                        return;
-                    }
-                }
-                if last {
-                    return;
-                }
-                message = receiver.receive().await;
-            }
-        };
         tokio::select! {
-            () = input => {}
-            () = output => {}
-            // The connection goes, and the agent kills what it ran for it.
-            () = sender.closed() => {}
+            () = lines.closed() => {}
+            () = tell(program, input, &lines) => {}
         }
     });
-    Ok(ndjson(body))
+    HttpBody::new(Channel::<Infallible>(receiver))
 }
 
-/// Run a program interactively, over a WebSocket.
-///
-/// The first message is a request as for POST. After it, binary messages are standard input,
-/// and text messages `{"type":"resize"|"signal"|"end"}`. The server sends events as text, but
-/// output as binary, whose first byte is 1 for standard output and 2 for standard error.
-#[utoipa::path(get, path = "/v1/sandboxes/{id}/exec", params(("id" = String, Path)),
-    responses((status = 101, description = "a WebSocket"), (status = 404, body = Problem),
-    (status = 409, body = Problem)))]
-pub(super) async fn attach(
-    State(app): State<App>,
-    Id(id): Id,
-    upgrade: WebSocketUpgrade,
-) -> Result<Response, Problem> {
-    // Whoever can't be served learns that by a status.
-    app.registry.find(&id)?;
-    Ok(upgrade.on_upgrade(move |mut socket| async move {
-        if let Err(problem) = converse(&app, &id, &mut socket).await {
-            let event = ExecEvent::Error { detail: problem.detail };
-            let text = serde_json::to_string(&event).unwrap_or_default();
-            // A client that is gone needs no reason.
-            let _gone = socket.send(Message::Text(text.into())).await;
-        }
-    }))
+/// A program that runs. It is killed when its sender is dropped.
+pub(super) struct Program {
+    pub pid: u32,
+    pub sender: AgentSender,
+    pub receiver: AgentReceiver,
 }
 
-/// Starts the program. Returns the first message about it.
-async fn start(
-    app: &App,
-    id: &str,
-    request: &ExecRequest,
-) -> Result<(AgentConnection, AgentMessage), Problem> {
-    let exec = request.exec()?;
-    let sandbox = app.registry.find(id)?;
-    let mut connection = AgentConnection::open(&sandbox.machine, Request::Exec(exec)).await?;
-    let first = connection.first().await?;
-    Ok((connection, first))
-}
-
-async fn converse(app: &App, id: &str, socket: &mut WebSocket) -> Result<(), Problem> {
-    let request: ExecRequest = match socket.recv().await {
-        Some(Ok(Message::Text(text))) => parse(text.as_bytes())?,
-        Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(()),
-        Some(Ok(_)) => return Err(Problem::malformed("the first message is a request in JSON")),
-    };
-    let (connection, first) = start(app, id, &request).await?;
-    let (mut agent, mut receiver) = connection.split();
-    if let Some(text) = &request.stdin {
-        feed(&mut agent, text.as_bytes()).await?;
-    }
-    let mut message = first;
-    loop {
-        let last = is_last(&message);
-        // A client that is gone needs no more; dropping the connection ends the program.
-        if socket.send(frame(message)).await.is_err() || last {
-            return Ok(());
-        }
-        message = loop {
-            tokio::select! {
-                message = receiver.receive() => break message?,
-                said = socket.recv() => match said {
-                    Some(Ok(said)) => {
-                        if !hear(&mut agent, said).await? {
-                            return Ok(());
-                        }
-                    }
-                    Some(Err(_)) | None => return Ok(()),
-                },
-            }
+impl Program {
+    /// Has the agent at the other end of `stream` start it.
+    pub async fn start(stream: UnixStream, exec: Exec) -> Result<Self, AgentError> {
+        let mut connection = AgentConnection::open(stream, Request::Exec(exec)).await?;
+        let pid = match connection.answer().await? {
+            AgentMessage::Started { pid } => pid,
+            other => return Err(unexpected(&other)),
         };
+        let (sender, receiver) = connection.into_split();
+        Ok(Self { pid, sender, receiver })
     }
 }
 
-/// Passes on what the client said. Whether it is still there.
-async fn hear(agent: &mut AgentSender, said: Message) -> Result<bool, Problem> {
-    match said {
-        Message::Binary(bytes) => {
-            for piece in bytes.chunks(CHUNK) {
-                agent.send(&HostMessage::Data(piece.to_vec())).await?;
-            }
+/// What comes from a program.
+pub(super) enum Output {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    /// Nothing comes after it.
+    Last(ExecEvent),
+}
+
+impl Output {
+    /// Waits for what comes next. The waiting may be given up, and nothing is lost.
+    pub async fn of(receiver: &mut AgentReceiver) -> Self {
+        let failed = |problem| Self::Last(ExecEvent::Error { problem });
+        match receiver.receive().await {
+            Ok(Some(AgentMessage::Stdout(bytes))) => Self::Stdout(bytes),
+            Ok(Some(AgentMessage::Stderr(bytes))) => Self::Stderr(bytes),
+            Ok(Some(AgentMessage::Exited(exit))) => Self::Last(exit.into()),
+            Ok(Some(AgentMessage::Failed(failure))) => failed(failure.into()),
+            Ok(Some(other)) => failed(unexpected(&other).into()),
+            Ok(None) => failed(AgentError::Gone.into()),
+            Err(error) => failed(error.into()),
         }
-        Message::Text(text) => {
-            let message = match parse(text.as_bytes())? {
-                ExecControl::Resize { rows, columns } => {
-                    HostMessage::Resize(WindowSize { rows, columns })
+    }
+}
+
+/// Gives a program all of its `input`. It may end without reading it, and say how.
+pub(super) async fn feed(sender: &mut AgentSender, input: &str) {
+    let fed = async {
+        sender.send_data(input.as_bytes()).await?;
+        sender.send(HostMessage::End).await
+    };
+    if let Err(error) = fed.await {
+        tracing::debug!(%error, "a program did not take all of its input");
+    }
+}
+
+type Lines = Sender<Result<Bytes, Infallible>>;
+
+/// Sends what happens to `program` until it ends, or until nobody listens.
+async fn tell(program: Program, input: Option<String>, lines: &Lines) {
+    let Program { pid, mut sender, mut receiver } = program;
+    // The program may wait for its output to be taken before it reads on: both at once.
+    let feeding = async {
+        if let Some(input) = input {
+            feed(&mut sender, &input).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let telling = async {
+        let (mut stdout, mut stderr) = (Text::default(), Text::default());
+        let mut events = vec![ExecEvent::Started { pid }];
+        let mut ended = false;
+        loop {
+            for event in events.drain(..) {
+                if lines.send(Ok(event.line().into())).await.is_err() {
+                    return;
                 }
-                ExecControl::Signal { signal } => HostMessage::Signal(signal),
-                ExecControl::End => HostMessage::End,
-            };
-            agent.send(&message).await?;
+            }
+            if ended {
+                return;
+            }
+            match Output::of(&mut receiver).await {
+                Output::Stdout(bytes) => events.extend(stdout.push(&bytes).map(ExecEvent::Stdout)),
+                Output::Stderr(bytes) => events.extend(stderr.push(&bytes).map(ExecEvent::Stderr)),
+                Output::Last(event) => {
+                    events.extend(stdout.finish().map(ExecEvent::Stdout));
+                    events.extend(stderr.finish().map(ExecEvent::Stderr));
+                    events.push(event);
+                    ended = true;
+                }
+            }
         }
-        Message::Close(_) => return Ok(false),
-        Message::Ping(_) | Message::Pong(_) => {}
-    }
-    Ok(true)
-}
-
-/// Gives the program all its input.
-async fn feed(agent: &mut AgentSender, input: &[u8]) -> Result<(), AgentError> {
-    for piece in input.chunks(CHUNK) {
-        agent.send(&HostMessage::Data(piece.to_vec())).await?;
-    }
-    agent.send(&HostMessage::End).await
-}
-
-/// Whether nothing comes after `message`.
-fn is_last(message: &AgentMessage) -> bool {
-    !matches!(
-        message,
-        AgentMessage::Started { .. } | AgentMessage::Stdout(_) | AgentMessage::Stderr(_)
-    )
-}
-
-/// The message of the WebSocket for a message of the agent.
-fn frame(message: AgentMessage) -> Message {
-    let output = |stream: u8, bytes: &[u8]| {
-        let mut frame = vec![stream];
-        frame.extend_from_slice(bytes);
-        Message::Binary(frame.into())
     };
-    let event = match &message {
-        AgentMessage::Stdout(bytes) => return output(STDOUT, bytes),
-        AgentMessage::Stderr(bytes) => return output(STDERR, bytes),
-        AgentMessage::Started { pid } => ExecEvent::Started { pid: *pid },
-        AgentMessage::Exited(exit) => ExecEvent::of_exit(*exit),
-        AgentMessage::Failed(failure) => ExecEvent::Error { detail: failure.to_string() },
-        _ => ExecEvent::Error { detail: AgentError::Nonsense.to_string() },
-    };
-    Message::Text(serde_json::to_string(&event).unwrap_or_default().into())
-}
-
-/// Turns the agent's messages into events.
-#[derive(Default)]
-struct Events {
-    out: Text,
-    err: Text,
-}
-
-impl Events {
-    fn of(&mut self, message: Result<AgentMessage, AgentError>) -> Vec<ExecEvent> {
-        let last = match message {
-            Ok(AgentMessage::Started { pid }) => return vec![ExecEvent::Started { pid }],
-            Ok(AgentMessage::Stdout(bytes)) => {
-                return self.out.push(&bytes).map(ExecEvent::Stdout).into_iter().collect();
-            }
-            Ok(AgentMessage::Stderr(bytes)) => {
-                return self.err.push(&bytes).map(ExecEvent::Stderr).into_iter().collect();
-            }
-            Ok(AgentMessage::Exited(exit)) => ExecEvent::of_exit(exit),
-            Ok(AgentMessage::Failed(failure)) => ExecEvent::Error { detail: failure.to_string() },
-            Ok(_) => ExecEvent::Error { detail: AgentError::Nonsense.to_string() },
-            Err(error) => ExecEvent::Error { detail: with_causes(&error) },
-        };
-        let out = self.out.finish().map(ExecEvent::Stdout);
-        let err = self.err.finish().map(ExecEvent::Stderr);
-        out.into_iter().chain(err).chain([last]).collect()
+    tokio::select! {
+        () = feeding => {}
+        () = telling => {}
     }
 }
 
-fn line(event: &ExecEvent) -> Bytes {
-    // Structures of strings and numbers always become JSON.
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    line.into()
-}
-
-fn ndjson(body: HttpBody) -> Response {
-    let kind = HeaderValue::from_static("application/x-ndjson");
-    ([(header::CONTENT_TYPE, kind)], body).into_response()
-}
+#[cfg(test)]
+pub(in crate::server) mod tests;

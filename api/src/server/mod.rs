@@ -1,18 +1,18 @@
 //! The HTTP side: who listens, what is logged, when it stops.
 
+mod agent;
 mod auth;
 mod body;
 mod exec;
+mod exec_socket;
 mod files;
 mod routes;
 mod sandboxes;
 mod snapshots;
-mod stream;
 mod system;
 mod workload;
 
 pub use auth::{Token, TokenError};
-pub use exec::{STDERR, STDOUT};
 
 use std::fmt;
 use std::io;

@@ -12,7 +12,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, exec, files, sandboxes, snapshots, system, workload};
+use super::{App, exec, exec_socket, files, sandboxes, snapshots, system, workload};
 use crate::problem::Problem;
 
 /// The API's description, to which the handlers add themselves.
@@ -43,13 +43,13 @@ pub(super) fn router(app: App) -> Router {
         .routes(routes!(sandboxes::resume))
         .routes(routes!(sandboxes::reset))
         .routes(routes!(sandboxes::memory))
-        .routes(routes!(sandboxes::console))
-        .routes(routes!(exec::exec, exec::attach))
-        .routes(routes!(files::read, files::write, files::remove))
-        .routes(routes!(files::rename))
-        .routes(routes!(files::make_directory))
+        .routes(routes!(sandboxes::console, sandboxes::console_input))
         .routes(routes!(snapshots::take))
         .routes(routes!(workload::work))
+        .routes(routes!(exec_socket::attach, exec::run))
+        .routes(routes!(files::read, files::write, files::remove))
+        .routes(routes!(files::rename))
+        .routes(routes!(files::mkdir))
         .routes(routes!(snapshots::list))
         .routes(routes!(snapshots::get, snapshots::remove))
         .routes(routes!(system::metrics));

@@ -1,22 +1,24 @@
 //! Sandboxes: made, listed, stopped, forked, looked into.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Body as HttpBody;
+use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tine_vmm::{Machine, MachineError};
 
-use super::body::{Body, Id, Parameters};
-use super::{App, stream};
+use super::App;
+use super::body::{Body, Id, Parameters, Raw};
 use crate::console::ConsoleReader;
 use crate::model::{
-    CloneResults, ConsoleQuery, ForkRequest, ListQuery, MemoryAnswer, SandboxAnswer, SandboxList,
-    SpawnRequest,
+    CloneResults, ConsoleInputAnswer, ConsoleQuery, ForkRequest, ListQuery, MemoryAnswer,
+    SandboxAnswer, SandboxList, SpawnRequest,
 };
 use crate::problem::Problem;
+use crate::stream::Channel;
 
 /// Make sandboxes from an image or a snapshot.
 ///
@@ -152,9 +154,28 @@ pub(super) async fn console(
     Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
+/// Type on a sandbox's console.
+///
+/// The console takes as many of the bytes as fit, and says how many.
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/console", params(("id" = String, Path)),
+    request_body(content = String, content_type = "application/octet-stream"),
+    responses((status = 200, body = ConsoleInputAnswer), (status = 404, body = Problem),
+    (status = 413, body = Problem)))]
+pub(super) async fn console_input(
+    State(app): State<App>,
+    Id(id): Id,
+    Raw(input): Raw,
+) -> Result<Json<ConsoleInputAnswer>, Problem> {
+    let typed = app.at_once(move |registry| {
+        let bytes = registry.find(&id)?.machine.console_input(&input)?;
+        Ok(ConsoleInputAnswer { bytes })
+    });
+    typed.await.map(Json)
+}
+
 /// A body that goes on as long as there can be more.
 fn follow(mut reader: ConsoleReader) -> HttpBody {
-    let (sender, body) = stream::channel();
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
     tokio::spawn(async move {
         loop {
             let text = reader.read();
@@ -174,5 +195,5 @@ fn follow(mut reader: ConsoleReader) -> HttpBody {
             }
         }
     });
-    body
+    HttpBody::new(Channel(receiver))
 }

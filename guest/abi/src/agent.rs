@@ -78,7 +78,7 @@ pub enum Request {
         path: String,
         /// Permissions; of a file that exists they stay when none.
         mode: Option<u32>,
-        /// Owner by name or number; root when none.
+        /// Owner, as in [`Exec::user`]; root when none.
         owner: Option<String>,
         /// Whether missing directories above are made.
         parents: bool,
@@ -127,9 +127,11 @@ pub struct Exec {
     pub env: BTreeMap<String, String>,
     /// Working directory; the user's home when none.
     pub cwd: Option<String>,
-    /// User by name or number, as /etc/passwd has it; root when none.
+    /// User by name or number, as /etc/passwd has it, with `:group` after it for another group
+    /// than its own; root when none.
     pub user: Option<String>,
-    /// Whether the host will send standard input; /dev/null otherwise.
+    /// Whether the host will send standard input; /dev/null otherwise. With a terminal it may
+    /// always, and `End` types Control-D.
     pub stdin: bool,
     /// Runs it on a new terminal of this size: all output is then `Stdout`.
     pub terminal: Option<WindowSize>,

@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_settime};
 use tine_abi::agent::{Adopt, Failure};
 
 use crate::failure::{on_file, os};
+use crate::files::make_directory;
 use crate::is_first;
 use crate::replacement::Replacement;
 
@@ -36,7 +37,10 @@ pub fn adopt(adopt: &Adopt) -> Result<(), Failure> {
         set_hostname(name)?;
     }
     match &adopt.machine_id {
-        Some(id) => write_etc(MACHINE_ID, id, Some(0o444)),
+        Some(id) => {
+            make_directory("/etc")?;
+            write_etc(MACHINE_ID, id, Some(0o444))
+        }
         None => Ok(()),
     }
 }

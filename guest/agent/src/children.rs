@@ -67,7 +67,8 @@ impl Children {
             match wait(libc::P_ALL, 0, libc::WNOWAIT) {
                 Ok(Some((pid, _))) => self.reap(pid),
                 Ok(None) | Err(Errno::EINTR) => {}
-                // No children: none can come but by spawning, orphans too are descendants.
+                // No children. None can come but by spawning, as orphans are descendants too; those
+                // of the kernel's own helpers wait for the next.
                 Err(_) => self.wait_for_a_spawn(),
             }
         }

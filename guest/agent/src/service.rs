@@ -76,7 +76,7 @@ fn converse(mut connection: Connection, children: &Arc<Children>) {
         HostMessage::Open { version: VERSION, request } => {
             answer(request, &mut connection, children)
         }
-        HostMessage::Open { version, .. } => Err(Failure::Version(version)),
+        HostMessage::Open { .. } => Err(Failure::Version(VERSION)),
         _ => Err(Failure::Invalid("the first message must be Open".into())),
     };
     // When the host has gone, so has whom this is for.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
+use super::PAGE_SIZE;
 use super::mapping::Mapping;
 
 #[repr(C)]
@@ -95,11 +96,13 @@ impl Uffd {
         bytes: usize,
     ) -> io::Result<usize> {
         let mut copied = 0;
+        // As much as there is, but for ranges that cross from one layer's mapping to the next.
+        let mut most = bytes;
         while copied < bytes {
             let mut arguments = CopyArguments {
                 dst: target as u64 + copied as u64,
                 src: source as u64 + copied as u64,
-                len: (bytes - copied) as u64,
+                len: (bytes - copied).min(most) as u64,
                 mode: 0,
                 copy: 0,
             };
@@ -108,12 +111,14 @@ impl Uffd {
             let done = unsafe {
                 libc::ioctl(self.file.as_raw_fd(), UFFDIO_COPY() as libc::Ioctl, &raw mut arguments)
             };
-            if done == 0 {
-                return Ok(bytes);
-            }
+            // Read first: the next call may change it. It is the number that was copied, or an error's.
             let error = io::Error::last_os_error();
             copied += usize::try_from(arguments.copy).unwrap_or(0);
+            if done == 0 {
+                continue;
+            }
             match error.raw_os_error() {
+                Some(libc::ENOENT) if most > PAGE_SIZE => most = PAGE_SIZE,
                 Some(libc::EAGAIN | libc::EINTR) => {}
                 Some(libc::EEXIST) => return Ok(copied),
                 _ => return Err(error),

@@ -74,7 +74,7 @@ impl Machine {
     /// Passes the command's output on until it ends. Returns its exit code.
     pub fn wait(mut self, output: Output<'_>) -> Result<u8> {
         let [out, err, exit] = &self.streams;
-        let code = std::thread::scope(|scope| {
+        let said = std::thread::scope(|scope| {
             let out = scope.spawn(|| relay(out, output.out));
             let err = scope.spawn(|| relay(err, output.err));
             let mut line = String::new();
@@ -82,10 +82,13 @@ impl Machine {
             for relay in [out, err] {
                 relay.join().map_err(|_| anyhow::anyhow!("a relay panicked"))??;
             }
-            line.trim().parse::<u8>().context("the command in it did not end")
+            anyhow::Ok(line)
         })?;
-        self.qemu.wait().context("QEMU was lost")?;
-        Ok(code)
+        let status = self.qemu.wait().context("QEMU was lost")?;
+        match said.trim().parse() {
+            Ok(code) => Ok(code),
+            Err(_) => bail!("the command in it did not end before QEMU did ({status})"),
+        }
     }
 }
 

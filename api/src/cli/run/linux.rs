@@ -1,20 +1,24 @@
 //! `tine run IMAGE -- CMD`: a command in a fresh clone of an image.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::Args;
 use tine::agent::AgentConnection;
 use tine::template::{self, Shape};
-use tine_abi::agent::Request;
+use tine_abi::agent::{Exec, PORT, Request};
+use tine_images::Store;
 use tine_vmm::{KvmHost, Machine, SpawnOptions};
 
-use crate::cli::exec::Program;
+use crate::cli::exec::ProgramArgs;
 use crate::cli::progress::Spinner;
-use crate::cli::{image, size, terminal};
+use crate::cli::{size, terminal};
+
+/// What runs where no command is named.
+const SHELL: &str = "/bin/sh";
 
 /// What `tine run` takes for Linux images.
 #[derive(Args, Debug)]
@@ -23,22 +27,31 @@ pub struct Options {
     #[arg(long)]
     timings: bool,
     #[command(flatten)]
-    program: Program,
+    program: ProgramArgs,
+    /// Program and arguments [default: a shell]
+    #[arg(value_name = "CMD", last = true)]
+    command: Vec<String>,
 }
 
 impl Options {
-    /// Whether nothing of it was asked for.
+    /// Whether no command was named.
     pub fn is_empty(&self) -> bool {
-        self.program.is_empty()
+        self.command.is_empty()
     }
 
     /// Makes a sandbox, runs the command in it, and removes it.
-    pub fn run(self, image: &str, memory_mib: u64, vcpus: u8) -> Result<ExitCode> {
-        let host = Arc::new(KvmHost::open()?);
-        let store = image::store(None)?;
-        let shape = Shape { vcpus, memory_mib };
-        let exec = self.program.request().exec();
+    pub fn run(mut self, image: &str, memory_mib: u64, vcpus: u8) -> Result<ExitCode> {
+        if self.command.is_empty() {
+            self.command.push(SHELL.to_owned());
+            self.program.interactive = true;
+            self.program.tty |= io::stdin().is_terminal();
+        }
+        let (stdin, tty) = (self.program.interactive, self.program.tty);
+        let exec = self.exec()?;
         let begun = Instant::now();
+        let host = Arc::new(KvmHost::open()?);
+        let store = Store::open(Store::default_path()?)?;
+        let shape = Shape { vcpus, memory_mib };
         let spinner = Spinner::start(format!("booting {image}"));
         let template = template::get(&host, &store, image, shape, Box::new(io::sink()))?;
         drop(spinner);
@@ -48,10 +61,9 @@ impl Options {
         }
         let runtime = tokio::runtime::Runtime::new().context("the runtime could not be started")?;
         let code = runtime.block_on(async {
-            let exec = exec.map_err(|problem| anyhow!(problem.detail))?;
-            let (stdin, tty) = (exec.stdin, exec.terminal.is_some());
-            let connection = AgentConnection::open(&machine, Request::Exec(exec)).await?;
-            terminal::attach(terminal::Program::of(connection), stdin, tty).await
+            let stream = machine.connect(PORT)?;
+            let connection = AgentConnection::open(stream, Request::Exec(exec)).await?;
+            terminal::attach(connection, stdin, tty).await
         });
         // A thread may wait in a read of the terminal, which nothing ends.
         runtime.shutdown_background();
@@ -61,19 +73,44 @@ impl Options {
         machine.kill();
         code
     }
+
+    /// What the agent is asked for.
+    fn exec(&self) -> Result<Exec> {
+        let program = &self.program;
+        let mut exec = Exec {
+            argv: self.command.clone(),
+            env: program.env.iter().cloned().collect(),
+            cwd: program.workdir.clone(),
+            user: program.user.clone(),
+            stdin: program.interactive,
+            terminal: None,
+            timeout_ms: program.timeout.map(|seconds| seconds.saturating_mul(1000)),
+        };
+        if program.tty {
+            exec.terminal = Some(terminal::size()?);
+            if let Ok(kind) = std::env::var("TERM") {
+                exec.env.entry("TERM".to_owned()).or_insert(kind);
+            }
+        }
+        Ok(exec)
+    }
 }
 
-fn report(boot: Option<std::time::Duration>, machine: &Machine, begun: Instant) {
-    let micros = |duration: std::time::Duration| size::micros(duration.as_secs_f64() * 1e6);
+fn micros(duration: Duration) -> String {
+    size::micros(duration.as_secs_f64() * 1e6)
+}
+
+fn report(boot: Option<Duration>, machine: &Machine, begun: Instant) {
     if let Some(boot) = boot {
         eprintln!("booted in {}, and kept for the next time", micros(boot));
     }
     let ladder = machine.ladder();
-    let steps = ladder
-        .total
-        .map_or_else(String::new, |total| format!("first instruction after {}, ", micros(total)));
-    let ready = ladder.ready.map_or_else(String::new, micros);
-    eprintln!("forked: {steps}ready after {ready}; in all {}", micros(begun.elapsed()));
+    let first = ladder.total.map_or_else(|| "not seen".to_owned(), micros);
+    let ready = ladder.ready.map_or_else(|| "not seen".to_owned(), micros);
+    eprintln!(
+        "forked: first instruction {first}, ready {ready} after the request; in all {}",
+        micros(begun.elapsed())
+    );
 }
 
 /// What the sandbox cost until now.

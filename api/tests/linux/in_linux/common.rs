@@ -19,7 +19,7 @@ pub fn host() -> &'static Arc<KvmHost> {
 
 /// The image store.
 pub fn store() -> Store {
-    Store::open(&Store::default_path().unwrap()).unwrap()
+    Store::open(Store::default_path().unwrap()).unwrap()
 }
 
 /// The snapshot of image `base` with `vcpus`: it boots once.

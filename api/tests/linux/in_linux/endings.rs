@@ -19,7 +19,7 @@ fn ended(machine: &Machine) -> Status {
 #[test]
 fn poweroff_ends_a_sandbox_cleanly() {
     let machine = guest();
-    machine.agent(Request::PowerOff).unwrap();
+    let _asked = machine.agent(Request::PowerOff).unwrap();
     assert_eq!(ended(&machine), Status::Ended(End::PowerOff));
     assert!(machine.agent(Request::Ping).is_err());
 }
@@ -34,14 +34,14 @@ fn the_power_button_switches_a_guest_off() {
 #[test]
 fn a_reboot_ends_a_sandbox() {
     let machine = guest();
-    start(&machine, "reboot -f");
+    let _running = start(&machine, "reboot -f");
     assert_eq!(ended(&machine), Status::Ended(End::Reset));
 }
 
 #[test]
 fn a_kernel_panic_is_told_with_the_console() {
     let machine = guest();
-    start(&machine, "echo c > /proc/sysrq-trigger");
+    let _running = start(&machine, "echo c > /proc/sysrq-trigger");
     match ended(&machine) {
         Status::Failed(reason) => {
             assert!(reason.contains("Kernel panic - not syncing: sysrq"), "{reason}");
@@ -54,7 +54,7 @@ fn a_kernel_panic_is_told_with_the_console() {
 fn an_open_command_learns_that_its_guest_is_gone() {
     let machine = guest();
     let mut waiting = start(&machine, "cat");
-    machine.agent(Request::PowerOff).unwrap();
+    let _asked = machine.agent(Request::PowerOff).unwrap();
     assert_eq!(ended(&machine), Status::Ended(End::PowerOff));
     // The agent may have told of the signal that ended it.
     while let Ok(Some(_)) = waiting.receive() {}

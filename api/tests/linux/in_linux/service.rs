@@ -28,7 +28,7 @@ fn run_passes_output_and_exit_code_through() {
     assert_eq!(output.status.code(), Some(3));
     let killed = run(&["run", "base", "--", "sh", "-c", "kill -9 $$"]);
     assert_eq!(killed.status.code(), Some(137));
-    let late = run(&["run", "base", "--timeout", "0.5", "--", "sleep", "60"]);
+    let late = run(&["run", "base", "--timeout", "1", "--", "sleep", "60"]);
     assert_eq!(late.status.code(), Some(124), "{late:?}");
     let environment =
         run(&["run", "base", "-e", "A=b c", "-w", "/tmp", "--", "sh", "-c", "echo $A $PWD"]);
@@ -152,7 +152,8 @@ fn the_daemon_runs_programs_and_forks_what_they_did() {
     assert!(daemon.fails(&["exec", &id, "--", "nothing-there"]).contains("nothing-there"));
     daemon.ask(&["reset", &id]);
     assert_eq!(daemon.ask(&["exec", &id, "--", "sh", "-c", "ls /root/note || echo gone"]), "gone");
-    daemon.ask(&["exec", &id, "--", "sh", "-c", "poweroff -f & sleep 1; true"]);
+    // How that command ends is a matter of who is first.
+    let _off = daemon.client(&["exec", &id, "--", "poweroff", "-f"]).output().unwrap();
     assert!(daemon.ask(&["ps", "--json"]).contains("ended"));
 }
 

@@ -192,6 +192,11 @@ impl Setup {
             // the two signals that the C library keeps, which nobody here changed.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
+        // SAFETY: this only marks descriptors. The streams keep theirs; whatever else this
+        // process or who started it has open ends with exec.
+        Errno::result(unsafe {
+            libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
+        })?;
         if let Some(identity) = &self.identity {
             setgroups(&identity.groups)?;
             setgid(identity.gid)?;

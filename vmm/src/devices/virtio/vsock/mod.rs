@@ -61,6 +61,8 @@ pub struct VsockState {
     features: Option<u64>,
     /// When it has done all that events told it to: see the device's field.
     told_when: u16,
+    /// The port of the host that the next call comes from.
+    next_port: u32,
 }
 
 /// How far the driver knows that its connections are gone.
@@ -140,6 +142,7 @@ impl Vsock {
         if let Some(origin) = &self.origin {
             self.features = origin.features;
             self.told_when = origin.told_when;
+            self.muxer.set_next_port(origin.next_port);
         }
         self.notice = if self.features.is_some() { Notice::Owed } else { Notice::Taken };
     }
@@ -304,7 +307,11 @@ impl VirtioDevice for Vsock {
     }
 
     fn state(&self) -> DeviceState {
-        DeviceState::Vsock(VsockState { features: self.features, told_when: self.told_when })
+        DeviceState::Vsock(VsockState {
+            features: self.features,
+            told_when: self.told_when,
+            next_port: self.muxer.next_port(),
+        })
     }
 
     fn resume(&mut self, rings: &mut Rings<'_>) -> Result<(), Broken> {

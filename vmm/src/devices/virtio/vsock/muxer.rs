@@ -56,6 +56,18 @@ impl Muxer {
         }
     }
 
+    /// The port of the host that the next call comes from.
+    pub fn next_port(&self) -> u32 {
+        self.next_port
+    }
+
+    /// Has the next call come from `port`. A clone goes on where its parent was: its driver may
+    /// still have an end of the parent's connections, and would take a call from the same port
+    /// for one of them.
+    pub fn set_next_port(&mut self, port: u32) {
+        self.next_port = port.max(FIRST_PORT);
+    }
+
     fn is_full(&self) -> bool {
         self.members.len() + self.drains.len() >= MOST_CONNECTIONS
     }
