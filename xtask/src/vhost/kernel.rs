@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::tool;
 
 /// A meta package that depends on the newest kernel of its series.
-const SERIES: &str = "linux-image-6.12-cloud-amd64";
+pub const SERIES: &str = "linux-image-6.12-cloud-amd64";
 
 /// An unpacked kernel package.
 pub struct Kernel {

@@ -4,12 +4,14 @@
 //! guest. So QEMU emulates a whole AMD machine with SVM, Debian's own kernel loads its
 //! own `kvm_amd` in it, and tine runs there: slowly, but on the real thing.
 //!
-//! `root` is what is inside, `machine` the emulated machine, `init` its first program.
+//! `root` is what is inside, `machine` the emulated machine, `init` its first program, and
+//! `tools` what this host needs for it.
 
 mod init;
 mod kernel;
 mod machine;
 mod root;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -101,6 +103,7 @@ fn image_store() -> Result<PathBuf> {
 
 /// Builds the image that tests and trials use, unless it is there.
 pub fn build_images() -> Result<()> {
+    tools::prepare()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["run", "--quiet", "-p", "tine", "--", "image", "build", "base"])

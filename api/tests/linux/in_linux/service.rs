@@ -59,7 +59,7 @@ fn what_can_not_be_run_is_told() {
     assert_eq!(nothing.status.code(), Some(1), "{nothing:?}");
     assert!(text(&nothing.stderr).contains("no-such-program"), "{nothing:?}");
     let image = run(&["run", "no-such-image", "--", "true"]);
-    assert!(text(&image.stderr).contains("tine image build"), "{image:?}");
+    assert!(text(&image.stderr).contains("no-such-image"), "{image:?}");
     let small = run(&["run", "base", "--memory", "16", "--", "true"]);
     assert!(!small.status.success() && text(&small.stderr).contains("RAM"), "{small:?}");
 }

@@ -10,6 +10,8 @@ pub mod block;
 pub mod entropy;
 pub mod mmio;
 pub mod rings;
+#[cfg(test)]
+mod tests;
 pub mod vsock;
 
 pub use rings::{Broken, Chain, Rings};
