@@ -90,6 +90,7 @@ impl From<MachineError> for Problem {
             | MachineError::Failed(_)
             | MachineError::Lost
             | MachineError::NoAgent
+            | MachineError::NoWorkload
             | MachineError::Ended(_)
             | MachineError::NoOrigin => Self::conflict(detail),
             MachineError::NoVcpu { .. } => Self::value("vcpu", detail),

@@ -95,6 +95,9 @@ pub enum MachineError {
     /// The machine was killed.
     #[error("the machine was killed")]
     Killed,
+    /// Only the embedded workload takes commands.
+    #[error("a Linux guest takes no commands of the workload: run a program in it")]
+    NoWorkload,
     /// Only Linux guests have an agent.
     #[error("the embedded workload has no agent: boot a Linux image for that")]
     NoAgent,

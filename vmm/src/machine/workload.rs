@@ -97,6 +97,10 @@ impl Machine {
     }
 
     fn index(&self, vcpu: u8) -> Result<usize, MachineError> {
+        // A Linux guest has other things where the workload has its mailboxes.
+        if self.board.is_linux() {
+            return Err(MachineError::NoWorkload);
+        }
         match vcpu < self.vcpus() {
             true => Ok(usize::from(vcpu)),
             false => Err(MachineError::NoVcpu { vcpu, vcpus: self.vcpus() }),

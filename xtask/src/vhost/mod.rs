@@ -106,7 +106,7 @@ pub fn build_images() -> Result<()> {
     tools::prepare()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["run", "--quiet", "-p", "tine", "--", "image", "build", "base"])
+        .args(["run", "-p", "tine", "--", "image", "build", "base"])
         .stdin(Stdio::null())
         .status()
         .context("cargo can't be started")?;

@@ -150,6 +150,8 @@ fn the_daemon_runs_programs_and_forks_what_they_did() {
     let code = daemon.client(&["exec", &id, "--", "sh", "-c", "exit 7"]).status().unwrap();
     assert_eq!(code.code(), Some(7));
     assert!(daemon.fails(&["exec", &id, "--", "nothing-there"]).contains("nothing-there"));
+    let refused = daemon.fails(&["workload", &id, "checksum"]);
+    assert!(refused.contains("Linux guest"), "{refused}");
     daemon.ask(&["reset", &id]);
     assert_eq!(daemon.ask(&["exec", &id, "--", "sh", "-c", "ls /root/note || echo gone"]), "gone");
     // How that command ends is a matter of who is first.
