@@ -415,7 +415,7 @@ fn bad_input_gets_the_right_status_and_loses_nothing() {
         ("GET", format!("{sandboxes}?colour=red"), Value::Null, 400, "colour"),
         ("GET", format!("{sandboxes}?label=x"), Value::Null, 422, "label"),
         ("POST", sandboxes.to_owned(), json!({}), 422, "image"),
-        ("POST", sandboxes.to_owned(), json!({"image": "windows"}), 422, "image"),
+        ("POST", sandboxes.to_owned(), json!({"image": "windows"}), 404, "image"),
         (
             "POST",
             sandboxes.to_owned(),
