@@ -40,8 +40,9 @@ pub struct Backend {
 /// of nanoseconds. Where the whole host is emulated (40 to 70 ns were seen), both rings are
 /// as slow.
 const NATIVE_BELOW_NS: f64 = 60.0;
-/// How much slower ring 0 is where only it is emulated: several hundred times were seen.
-const EMULATED_ABOVE_RATIO: f64 = 10.0;
+/// How much slower ring 0 is where only it is emulated: 15 times and more were seen, and less than
+/// twice where everything is.
+const EMULATED_ABOVE_RATIO: f64 = 4.0;
 
 impl Backend {
     /// Times a loop in both rings of a throw-away machine.
