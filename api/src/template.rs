@@ -69,6 +69,12 @@ pub enum TemplateError {
     },
 }
 
+/// Turns an I/O error into one that says what was done to `path`.
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TemplateError {
+    let path = path.to_path_buf();
+    move |source| TemplateError::File { action, path, source }
+}
+
 /// A template, and how it was had.
 #[derive(Debug)]
 pub struct Template {
@@ -121,10 +127,6 @@ pub fn forget(store: &Store, name: &str) -> Result<(), TemplateError> {
 /// Removes the kept files whose name is `unwanted`.
 fn remove(store: &Store, unwanted: impl Fn(&str) -> bool) -> Result<(), TemplateError> {
     let directory = directory(store);
-    let failed = |action, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| TemplateError::File { action, path, source }
-    };
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(failed("reading", &directory))?,
@@ -156,11 +158,7 @@ fn prefix(image: &str, Shape { vcpus, memory_mib }: Shape) -> String {
 /// which is checked when it is opened.
 fn place(store: &Store, image: &Image, shape: Shape) -> Result<PathBuf, TemplateError> {
     let directory = directory(store);
-    fs::create_dir_all(&directory).map_err(|source| TemplateError::File {
-        action: "making",
-        path: directory.clone(),
-        source,
-    })?;
+    fs::create_dir_all(&directory).map_err(failed("making", &directory))?;
     let mut hasher = Xxh3::new();
     hasher.update(image.digest.as_bytes());
     hasher.update(COMMAND_LINE.as_bytes());
@@ -188,7 +186,7 @@ fn open(host: &KvmHost, path: &Path) -> Option<Snapshot> {
 fn lock(path: &Path) -> Result<File, TemplateError> {
     let path = path.with_extension("lock");
     let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
-    locked.map_err(|source| TemplateError::File { action: "locking", path, source })
+    locked.map_err(failed("locking", &path))
 }
 
 fn boot(

@@ -15,6 +15,11 @@ pub struct Outcome {
     pub tests: u64,
 }
 
+/// The cargo that runs this.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
 /// Runs `command` and counts tests in its output.
 pub fn counting(command: &mut Command) -> Result<Outcome> {
     if std::io::stderr().is_terminal() {

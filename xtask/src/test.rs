@@ -5,12 +5,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::kvm::Kvm;
-use crate::run::{Counter, Outcome, counting};
+use crate::run::{Counter, Outcome, cargo, counting};
 use crate::vhost::{self, Vhost};
 
 /// Module of the tests with Linux guests.
@@ -96,11 +96,6 @@ fn linux_tests() -> Result<PathBuf> {
         .filter(|message| message["target"]["name"] == "linux")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from));
     program.context("cargo built no program with the tests for Linux guests")
-}
-
-/// The cargo that runs this.
-fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 fn has_nextest() -> bool {

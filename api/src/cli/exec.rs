@@ -1,13 +1,14 @@
 //! `tine exec`: a program in a guest, with this process's input and output.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use serde_json::{Map, Value, json};
-use tine_abi::agent::{AgentMessage, Exit, HostMessage};
+use serde_json::{Value, json};
+use tine_abi::agent::{AgentMessage, Exit, HostMessage, WindowSize};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::client::{Client, WebSocket, describe, segment};
@@ -61,6 +62,21 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+impl ProgramArgs {
+    /// Its environment, and the size of its terminal if it has one: this process's, whose kind
+    /// it is told.
+    pub fn surroundings(&self) -> Result<(BTreeMap<String, String>, Option<WindowSize>)> {
+        let mut env: BTreeMap<String, String> = self.env.iter().cloned().collect();
+        if !self.tty {
+            return Ok((env, None));
+        }
+        if let Ok(kind) = std::env::var("TERM") {
+            env.entry("TERM".to_owned()).or_insert(kind);
+        }
+        Ok((env, Some(terminal::size()?)))
+    }
+}
+
 impl ExecArgs {
     /// Runs it, and exits as it does.
     pub fn run(&self, client: &Client) -> Result<ExitCode> {
@@ -78,23 +94,18 @@ impl ExecArgs {
 
     fn request(&self) -> Result<Value> {
         let program = &self.program;
-        let mut env: Map<String, Value> =
-            program.env.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+        let (env, size) = program.surroundings()?;
         let mut request = json!({
             "argv": self.command,
+            "env": env,
             "interactive": program.interactive,
             "cwd": program.workdir,
             "user": program.user,
             "timeout_s": program.timeout,
         });
-        if program.tty {
-            let size = terminal::size()?;
+        if let Some(size) = size {
             request["tty"] = json!({"rows": size.rows, "columns": size.columns});
-            if let Ok(kind) = std::env::var("TERM") {
-                env.entry("TERM").or_insert(json!(kind));
-            }
         }
-        request["env"] = Value::Object(env);
         Ok(request)
     }
 }

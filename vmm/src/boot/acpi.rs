@@ -16,14 +16,14 @@ use acpi_tables::madt::{
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
-use super::BootError;
 use super::platform::{
     ACPI_START, CONSOLE_LINE, CONSOLE_PORT, EVENTS_LINE, EVENTS_PORT, GENERATION_ID,
     GENERATION_PAGE, IO_APIC, LOCAL_APIC, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT,
     SLEEP_STATUS_PORT, SLEEP_TYPE_OFF, VIRTIO_BYTES, virtio_address, virtio_line,
 };
+use super::{BootError, put};
 use crate::devices::events::Event;
 
 const OEM: [u8; 6] = *b"TINE  ";
@@ -75,11 +75,7 @@ impl Tables<'_> {
     }
 
     fn put(&self, address: u64, table: &[u8]) -> Result<(), BootError> {
-        self.memory.write_slice(table, GuestAddress(address)).map_err(|source| BootError::Write {
-            what: "an ACPI table",
-            address,
-            source,
-        })
+        put(self.memory, "an ACPI table", address, table)
     }
 }
 
@@ -240,6 +236,7 @@ fn virtio(slot: u8, body: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vm_memory::{Bytes, GuestAddress};
 
     fn read(memory: &GuestMemoryMmap, address: u64, bytes: usize) -> Vec<u8> {
         let mut data = vec![0; bytes];

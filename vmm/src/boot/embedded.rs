@@ -14,9 +14,9 @@ use tine_abi::layout::{
     RAM_BASE, STACK_TOP_OFFSET, TSS_LIMIT, TSS_OFFSET, TSS_SELECTOR, WALL_CLOCK_OFFSET, boot,
     vcpu_area,
 };
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
-use super::{BootError, descriptor, paging};
+use super::{BootError, descriptor, paging, put, put_words};
 use crate::kvm::{KvmError, failed, msr};
 
 /// Largest RAM of a workload guest, bytes: its page directory pointers fill one table.
@@ -54,38 +54,19 @@ pub fn load(
     words[boot::VCPUS] = u64::from(vcpus);
     words[boot::RAM_BYTES] = ram_bytes;
     words[boot::TSC_KHZ] = u64::from(tsc_khz);
-    write_words(memory, "the boot page", BOOT_PAGE, &words)?;
+    put_words(memory, "the boot page", BOOT_PAGE, &words)?;
 
     let mut gdt = vec![0, descriptor(&code(RING3)), descriptor(&data(RING3))];
     for vcpu in 0..vcpus {
         let task = task_segment(vcpu);
         gdt.extend([descriptor(&task), task.base >> 32]);
         // A task state segment of zeros allows every port; its last byte must be ones.
-        let end = task.base + u64::from(TSS_LIMIT);
-        write_words(memory, "a TSS", task.base + 96, &[(104 << 48)])?;
-        memory.write_obj(0xffu8, GuestAddress(end)).map_err(|source| BootError::Write {
-            what: "a TSS",
-            address: end,
-            source,
-        })?;
+        put_words(memory, "a TSS", task.base + 96, &[(104 << 48)])?;
+        put(memory, "a TSS", task.base + u64::from(TSS_LIMIT), &[0xff])?;
     }
-    write_words(memory, "the GDT", GDT, &gdt)?;
+    put_words(memory, "the GDT", GDT, &gdt)?;
     let gdt_bytes = gdt.len() * 8;
     Ok(Start { entry: loaded.kernel_load.0, cr3, gdt_bytes, ring: RING3 })
-}
-
-fn write_words(
-    memory: &GuestMemoryMmap,
-    what: &'static str,
-    address: u64,
-    words: &[u64],
-) -> Result<(), BootError> {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    memory.write_slice(&bytes, GuestAddress(address)).map_err(|source| BootError::Write {
-        what,
-        address,
-        source,
-    })
 }
 
 /// Where and how the vCPUs start.

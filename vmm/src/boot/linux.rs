@@ -18,7 +18,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::acpi::{self, Hardware};
 use super::platform::{ACPI_END, ACPI_START};
-use super::{BootError, descriptor};
+use super::{BootError, descriptor, put, put_words};
 use crate::kvm::{KvmError, failed, msr};
 use crate::memory::RamLayout;
 use crate::memory::layout::LOW_RAM_END;
@@ -97,7 +97,7 @@ pub fn load(
     map_memory(&mut params, layout);
     let parameters = BootParams::new(&params, GuestAddress(BOOT_PARAMS));
     LinuxBootConfigurator::write_bootparams(&parameters, memory).map_err(BootError::Parameters)?;
-    write_words(memory, "the GDT", GDT, &[0, descriptor(&code()), descriptor(&data())])?;
+    put_words(memory, "the GDT", GDT, &[0, descriptor(&code()), descriptor(&data())])?;
     write_page_tables(memory)?;
     Ok(Start { entry })
 }
@@ -157,9 +157,7 @@ fn load_command_line(memory: &GuestMemoryMmap, line: &str) -> Result<u32, BootEr
     }
     let mut bytes = line.as_bytes().to_vec();
     bytes.push(0);
-    memory.write_slice(&bytes, GuestAddress(COMMAND_LINE_PLACE)).map_err(|source| {
-        BootError::Write { what: "the command line", address: COMMAND_LINE_PLACE, source }
-    })?;
+    put(memory, "the command line", COMMAND_LINE_PLACE, &bytes)?;
     Ok(line.len() as u32)
 }
 
@@ -184,26 +182,12 @@ fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), BootError> {
     const PRESENT_WRITABLE: u64 = 0b11;
     const LARGE: u64 = 1 << 7;
     let table = |number: u64| PAGE_TABLES + number * 0x1000;
-    let write = |at: u64, words: &[u64]| write_words(memory, "the page tables", at, words);
+    let write = |at: u64, words: &[u64]| put_words(memory, "the page tables", at, words);
     write(table(0), &[table(1) | PRESENT_WRITABLE])?;
     let directories: Vec<u64> = (2..6).map(|number| table(number) | PRESENT_WRITABLE).collect();
     write(table(1), &directories)?;
     let pages: Vec<u64> = (0..2048).map(|page| page << 21 | LARGE | PRESENT_WRITABLE).collect();
     write(table(2), &pages)
-}
-
-fn write_words(
-    memory: &GuestMemoryMmap,
-    what: &'static str,
-    address: u64,
-    words: &[u64],
-) -> Result<(), BootError> {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    memory.write_slice(&bytes, GuestAddress(address)).map_err(|source| BootError::Write {
-        what,
-        address,
-        source,
-    })
 }
 
 /// Where and how the first vCPU starts.

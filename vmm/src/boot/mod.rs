@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use kvm_bindings::kvm_segment;
 use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// What can go wrong while a guest's first state is made.
 #[derive(Debug, Error)]
@@ -120,6 +121,28 @@ pub enum BootError {
         #[source]
         source: crate::kvm::KvmError,
     },
+}
+
+/// Puts `bytes`, which are `what`, into guest memory at `address`.
+fn put(
+    memory: &GuestMemoryMmap,
+    what: &'static str,
+    address: u64,
+    bytes: &[u8],
+) -> Result<(), BootError> {
+    let written = memory.write_slice(bytes, GuestAddress(address));
+    written.map_err(|source| BootError::Write { what, address, source })
+}
+
+/// The same for words of 64 bits.
+fn put_words(
+    memory: &GuestMemoryMmap,
+    what: &'static str,
+    address: u64,
+    words: &[u64],
+) -> Result<(), BootError> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    put(memory, what, address, &bytes)
 }
 
 /// The first eight bytes of a segment's descriptor (Intel SDM volume 3, 3.4.5).

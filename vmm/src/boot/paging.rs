@@ -4,9 +4,9 @@
 //! then, and KVM with shadow paging maps eight neighbours at each fault.
 
 use tine_abi::layout::{LOCAL_APIC, PAGE_SIZE, PAGE_TABLES, RAM_BASE};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
-use super::BootError;
+use super::{BootError, put_words};
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
@@ -74,12 +74,7 @@ impl Tables<'_> {
     }
 
     fn write(&self, address: u64, entries: &[u64]) -> Result<(), BootError> {
-        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
-        self.memory.write_slice(&bytes, GuestAddress(address)).map_err(|source| BootError::Write {
-            what: "a page table",
-            address,
-            source,
-        })
+        put_words(self.memory, "a page table", address, entries)
     }
 }
 
@@ -88,6 +83,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use tine_abi::layout::{MIN_RAM, page_table_bytes};
+    use vm_memory::{Bytes, GuestAddress};
 
     /// Walks the tables as a processor would; none where nothing is mapped.
     fn walk(memory: &GuestMemoryMmap, cr3: u64, address: u64) -> Option<u64> {

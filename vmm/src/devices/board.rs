@@ -131,8 +131,17 @@ impl Board {
         memory: RamAccess,
         devices: Devices,
     ) -> Result<Self, DeviceError> {
-        let Devices { devices, vsock } = devices;
         generation::set(memory.memory())?;
+        Self::assemble(vm, console, memory, devices)
+    }
+
+    fn assemble(
+        vm: &Arc<VmFd>,
+        console: ConsoleSink,
+        memory: RamAccess,
+        devices: Devices,
+    ) -> Result<Self, DeviceError> {
+        let Devices { devices, vsock } = devices;
         let tail = ConsoleLog::new(TAIL_BYTES);
         let sink = Tee { sink: console, tail: tail.clone() };
         let serial = SerialConsole::new(Arc::clone(vm), Box::new(sink));
@@ -152,18 +161,31 @@ impl Board {
         memory: RamAccess,
         state: &BoardState,
     ) -> Result<Self, DeviceError> {
-        let Some(platform) = &state.platform else {
-            let serial = SerialConsole::restored(Arc::clone(vm), console, &state.serial)?;
-            return Ok(Self { serial: Arc::new(Mutex::new(serial)), platform: None });
+        let board = match &state.platform {
+            None => Self::embedded(vm, console),
+            Some(saved) => {
+                let devices = Devices::restored(saved, &memory)?;
+                Self::assemble(vm, console, memory, devices)?
+            }
         };
-        let devices = Devices::restored(platform, &memory)?;
-        let board = Self::linux(vm, console, memory, devices)?;
-        board.restore(state)?;
+        board.go_on(state)?;
         Ok(board)
     }
 
     /// Goes back to a saved state of the same board; the machine stands still.
     pub fn restore(&self, state: &BoardState) -> Result<(), DeviceError> {
+        if let (Some(platform), Some(saved)) = (&self.platform, &state.platform) {
+            let Devices { devices, vsock } = Devices::restored(saved, &platform.memory)?;
+            *lock(&platform.vsock) = vsock;
+            for (transport, (_, device)) in platform.transports.iter().zip(devices) {
+                transport.replace(device);
+            }
+        }
+        self.go_on(state)
+    }
+
+    /// Goes on from `state`, of which the devices are made already.
+    fn go_on(&self, state: &BoardState) -> Result<(), DeviceError> {
         lock(&self.serial).restore(&state.serial)?;
         let (platform, saved) = match (&self.platform, &state.platform) {
             (None, None) => return Ok(()),
@@ -178,11 +200,8 @@ impl Board {
             }
         };
         lock(&platform.events).set_pending(saved.events);
-        let Devices { devices, vsock } = Devices::restored(saved, &platform.memory)?;
-        *lock(&platform.vsock) = vsock;
-        let transports = platform.transports.iter().zip(&saved.transports);
-        for ((transport, saved), (_, device)) in transports.zip(devices) {
-            transport.restore(saved, device)?;
+        for (transport, saved) in platform.transports.iter().zip(&saved.transports) {
+            transport.restore(saved)?;
         }
         generation::renew(platform.memory.memory(), &platform.events)
     }

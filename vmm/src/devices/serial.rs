@@ -1,7 +1,7 @@
 //! The console: a 16550 at COM1.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 
 use super::DeviceError;
+use crate::lock;
 
 /// Interrupt line of COM1.
 const IRQ: u32 = 4;
@@ -165,13 +166,13 @@ impl ConsoleLog {
 
     /// What it holds.
     pub fn contents(&self) -> Vec<u8> {
-        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.bytes).clone()
     }
 }
 
 impl Write for ConsoleLog {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = lock(&self.bytes);
         bytes.extend_from_slice(data);
         if bytes.len() > 2 * self.limit {
             let cut = bytes.len() - self.limit;

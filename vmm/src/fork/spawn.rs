@@ -47,9 +47,7 @@ pub(super) fn finish(
     mut ladder: Ladder,
 ) -> Result<Machine, MachineError> {
     let begun = Instant::now();
-    // A Linux guest's timers go on where they stood; its agent sets the wall clock.
-    let clock = if state.board.is_linux() { ClockPolicy::Continue } else { options.clock };
-    restore_into(&shell, state, clock)?;
+    restore_into(&shell, state, options.clock)?;
     let board = Board::restored(&shell.vm, options.console, ram.access(), &state.board)?;
     ladder.restore = begun.elapsed();
     let idle = state.vcpus.iter().map(|vcpu| vcpu.idle);
@@ -95,7 +93,7 @@ fn restore_into(
     state: &MachineState,
     clock: ClockPolicy,
 ) -> Result<(), MachineError> {
-    state.vm.restore(&shell.vm, clock)?;
+    state.vm.restore(&shell.vm, state.clock(clock))?;
     for (index, (vcpu, record)) in shell.vcpus.iter().zip(&state.vcpus).enumerate() {
         record.state.restore(vcpu, index)?;
     }

@@ -166,11 +166,7 @@ impl Machine {
     }
 
     fn restore(&self, state: &MachineState) -> Result<(), MachineError> {
-        let clock = match self.board.is_linux() {
-            true => ClockPolicy::Continue,
-            false => ClockPolicy::CatchUp,
-        };
-        state.vm.restore(&self.vm, clock)?;
+        state.vm.restore(&self.vm, state.clock(ClockPolicy::CatchUp))?;
         for (vcpu, record) in self.vcpus.iter().zip(&state.vcpus) {
             record.state.restore(&vcpu.fd(), vcpu.index())?;
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::devices::board::BoardState;
 use crate::kvm::cpuid::Leaf;
-use crate::kvm::{VcpuState, VmState};
+use crate::kvm::{ClockPolicy, VcpuState, VmState};
 use crate::memory::RamLayout;
 
 /// State of the machine at the moment of a snapshot.
@@ -20,6 +20,14 @@ pub struct MachineState {
     pub vcpus: Vec<VcpuRecord>,
     /// The devices.
     pub board: BoardState,
+}
+
+impl MachineState {
+    /// What the clock of a clone shows, when `asked` was asked for: a Linux guest's timers go on
+    /// where they stood, and its agent sets the wall clock.
+    pub fn clock(&self, asked: ClockPolicy) -> ClockPolicy {
+        if self.board.is_linux() { ClockPolicy::Continue } else { asked }
+    }
 }
 
 /// One vCPU of a saved machine.

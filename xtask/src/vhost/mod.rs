@@ -24,6 +24,8 @@ pub use machine::Output;
 use machine::Machine;
 use root::Root;
 
+use crate::run::cargo;
+
 /// A virtual KVM host, not started yet.
 pub struct Vhost {
     directory: PathBuf,
@@ -78,8 +80,7 @@ pub fn run(command: &[&str]) -> Result<ExitCode> {
 }
 
 fn build_release() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = cargo()
         .args(["build", "--release", "--quiet", "-p", "tine"])
         .stdin(Stdio::null())
         .status()
@@ -104,8 +105,7 @@ fn image_store() -> Result<PathBuf> {
 /// Builds the image that tests and trials use, unless it is there.
 pub fn build_images() -> Result<()> {
     tools::prepare()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = cargo()
         .args(["run", "-p", "tine", "--", "image", "build", "base"])
         .stdin(Stdio::null())
         .status()
@@ -116,7 +116,7 @@ pub fn build_images() -> Result<()> {
 
 /// Where cargo builds to.
 pub fn target_directory() -> Result<PathBuf> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let output = cargo()
         .args(["metadata", "--format-version=1", "--no-deps"])
         .stderr(Stdio::inherit())
         .output()

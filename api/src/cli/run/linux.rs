@@ -77,22 +77,16 @@ impl Options {
     /// What the agent is asked for.
     fn exec(&self) -> Result<Exec> {
         let program = &self.program;
-        let mut exec = Exec {
+        let (env, terminal) = program.surroundings()?;
+        Ok(Exec {
             argv: self.command.clone(),
-            env: program.env.iter().cloned().collect(),
+            env,
             cwd: program.workdir.clone(),
             user: program.user.clone(),
             stdin: program.interactive,
-            terminal: None,
+            terminal,
             timeout_ms: program.timeout.map(|seconds| seconds.saturating_mul(1000)),
-        };
-        if program.tty {
-            exec.terminal = Some(terminal::size()?);
-            if let Ok(kind) = std::env::var("TERM") {
-                exec.env.entry("TERM".to_owned()).or_insert(kind);
-            }
-        }
-        Ok(exec)
+        })
     }
 }
 

@@ -152,24 +152,22 @@ impl Block {
     }
 }
 
-/// Kind and sector in a request's header.
+/// Kind and sector in a request's header: the kind, a reserved word, the sector.
 fn request(header: &[u8; 16]) -> (u32, u64) {
-    let (words, _) = header.as_chunks::<4>();
-    let [low, high] = [words[2], words[3]].map(|word| u64::from(u32::from_le_bytes(word)));
-    (u32::from_le_bytes(words[0]), high << 32 | low)
+    let [kind, sector] = words(header);
+    (kind as u32, sector)
 }
 
-/// First byte and number of bytes in a segment of a discard.
+/// First byte and number of bytes in a segment of a discard: first sector, number of sectors, flags.
 fn cleared(segment: &[u8; SEGMENT_BYTES]) -> Option<(u64, u64)> {
-    let (sectors, sector) = request(&{
-        // The same layout but for the order: sector first, then the number of sectors.
-        let mut header = [0; 16];
-        header[..4].copy_from_slice(&segment[8..12]);
-        header[8..].copy_from_slice(&segment[..8]);
-        header
-    });
-    let bytes = u64::from(sectors) * SECTOR_BYTES;
+    let [sector, sectors] = words(segment);
+    let bytes = u64::from(sectors as u32) * SECTOR_BYTES;
     Some((sector.checked_mul(SECTOR_BYTES)?, bytes)).filter(|_| bytes <= MAX_CLEAR)
+}
+
+fn words(bytes: &[u8; 16]) -> [u64; 2] {
+    let number = u128::from_le_bytes(*bytes);
+    [number as u64, (number >> 64) as u64]
 }
 
 /// Why a request is not served.

@@ -196,25 +196,26 @@ impl Transport {
         }
     }
 
-    /// Takes on `state`, with `device` made from it; the machine stands still. What was owed
+    /// Puts `device` in the place of the one that is there; [`restore`](Self::restore) follows.
+    pub fn replace(&self, device: Box<dyn VirtioDevice>) {
+        lock(&self.inner).device = device;
+    }
+
+    /// Takes on `state`, which the device was made from; the machine stands still. What was owed
     /// to driver and device is made up for: notifications and interrupts on their way when the state
     /// was saved are in no state, and sending them again does no harm.
-    pub fn restore(
-        &self,
-        state: &TransportState,
-        device: Box<dyn VirtioDevice>,
-    ) -> Result<(), DeviceError> {
+    pub fn restore(&self, state: &TransportState) -> Result<(), DeviceError> {
         let damaged = |reason: String| DeviceError::State { device: NAME, reason };
-        let sizes = device.queue_sizes();
+        let mut inner = lock(&self.inner);
+        let sizes = inner.device.queue_sizes();
         let fits = |(saved, &size): (&QueueRecord, &u16)| saved.0.max_size == size;
         if state.queues.len() != sizes.len() || !state.queues.iter().zip(sizes).all(fits) {
             return Err(damaged("its queues are not those of the device".into()));
         }
         let queues = state.queues.iter().map(|saved| Queue::try_from(saved.0));
-        let queues =
+        inner.queues =
             queues.collect::<Result<_, _>>().map_err(|error| damaged(error.to_string()))?;
-        let mut inner = lock(&self.inner);
-        *inner = Inner { device, queues, registers: state.registers };
+        inner.registers = state.registers;
         if inner.is_live() {
             self.turn(&mut inner, |device, rings| device.resume(rings));
             self.kick();

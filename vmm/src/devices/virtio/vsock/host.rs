@@ -5,22 +5,19 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::muxer::MOST_CONNECTIONS;
 use crate::devices::DeviceError;
+use crate::lock;
 
 /// Streams that wait for one listener to take them; more are refused, as by `listen(2)`.
 const MOST_UNTAKEN: usize = 128;
 
 /// Who listens at the host's ports; none when the device is gone.
 type Listeners = Mutex<Option<HashMap<u32, SyncSender<UnixStream>>>>;
-
-fn lock(listeners: &Listeners) -> MutexGuard<'_, Option<HashMap<u32, SyncSender<UnixStream>>>> {
-    listeners.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The host's end of a vsock device: cheap to clone, works from any thread.
 #[derive(Clone, Debug)]
