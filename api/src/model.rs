@@ -213,7 +213,7 @@ impl From<&Ladder> for LadderAnswer {
             ready: ladder.ready.map(micros),
             parent_pause: ladder.parent_pause.map(micros),
             dirty_pages: ladder.dirty_pages,
-            strategy: ladder.strategy.to_owned(),
+            strategy: ladder.strategy.to_string(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tine_images::{Image, ImageError, Store};
-use tine_vmm::boot::linux::{COMMAND_LINE, Kernel};
+use tine_vmm::boot::linux::{BootFile, COMMAND_LINE, Kernel};
 use tine_vmm::devices::ConsoleSink;
 use tine_vmm::devices::disk::{Disk, DiskError};
 use tine_vmm::memory::ImageKind;
@@ -195,13 +195,18 @@ fn boot(
     shape: Shape,
     console: ConsoleSink,
 ) -> Result<Snapshot, TemplateError> {
+    let unbootable = |source: MachineError| TemplateError::Boot {
+        image: image.name.clone(),
+        source: Box::new(source),
+    };
+    let open = |path: &Path| BootFile::open(path).map_err(|error| unbootable(error.into()));
     let config = LinuxConfig {
         ram_bytes: shape.memory_mib.saturating_mul(1 << 20),
         vcpus: shape.vcpus,
         image: ImageKind::Small,
         kernel: Kernel {
-            image: image.kernel.clone(),
-            initramfs: image.initramfs.clone(),
+            image: open(&image.kernel)?,
+            initramfs: open(&image.initramfs)?,
             command_line: COMMAND_LINE.to_owned(),
         },
         disks: vec![Disk::read_only(&image.rootfs)?],
@@ -210,10 +215,7 @@ fn boot(
         machine.wait_ready(BOOT_LIMIT)?;
         machine.snapshot()
     });
-    let (snapshot, _) = booted.map_err(|error| TemplateError::Boot {
-        image: image.name.clone(),
-        source: Box::new(error),
-    })?;
+    let (snapshot, _) = booted.map_err(unbootable)?;
     Ok(snapshot)
 }
 

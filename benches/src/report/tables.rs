@@ -144,7 +144,7 @@ fn live_fork(report: &Report) -> Table {
     );
     for row in &report.live_fork {
         table.row([
-            row.strategy.to_owned(),
+            row.strategy.clone(),
             row.children.to_string(),
             row.dirty_pages.to_string(),
             row.n.to_string(),

@@ -39,7 +39,7 @@ pub struct LiveForkRow {
     /// Children of one fork.
     pub children: usize,
     /// How the children's memory was made.
-    pub strategy: &'static str,
+    pub strategy: String,
     /// Number of forks.
     pub n: usize,
     /// How long the parent stood still: median.
@@ -122,7 +122,9 @@ impl Parent {
             dirty_pages: self.dirty,
             copied_pages: ladders.first().map_or(0, |ladder| ladder.dirty_pages),
             children,
-            strategy: ladders.first().map_or("", |ladder| ladder.strategy),
+            strategy: ladders
+                .first()
+                .map_or_else(String::new, |ladder| ladder.strategy.to_string()),
             n: forks,
             parent_pause_us: pauses.p50,
             parent_pause_p99_us: pauses.p99,

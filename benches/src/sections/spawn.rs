@@ -23,7 +23,7 @@ pub struct SpawnRow {
     /// `cow` or `eager`.
     pub memory: &'static str,
     /// How the memory was made.
-    pub strategy: &'static str,
+    pub strategy: String,
     /// Number of clones.
     pub n: usize,
     /// Request to first instruction.
@@ -98,7 +98,7 @@ fn row(guest_bytes: u64, memory: MemoryMode, ladders: &[Ladder]) -> Result<Spawn
     Ok(SpawnRow {
         guest_bytes,
         memory: memory_name(memory),
-        strategy: ladders.first().map_or("", |ladder| ladder.strategy),
+        strategy: ladders.first().map_or_else(String::new, |ladder| ladder.strategy.to_string()),
         n: summary.n,
         p50_us: summary.p50,
         p90_us: summary.p90,

@@ -46,13 +46,34 @@ const LOW_END: u64 = 0xa_0000;
 /// Where a bzImage goes, and where RAM for the kernel begins.
 const HIGH_START: u64 = 0x10_0000;
 
+/// A file to boot from, and how errors name it.
+#[derive(Debug)]
+pub struct BootFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl BootFile {
+    /// Opens the file at `path`.
+    pub fn open(path: &Path) -> Result<Self, BootError> {
+        let opened = File::open(path);
+        let file = opened.map_err(|source| BootError::Read { path: path.to_path_buf(), source })?;
+        Ok(Self::given(file, path))
+    }
+
+    /// `file`, which errors name `path`.
+    pub fn given(file: File, path: &Path) -> Self {
+        Self { file, path: path.to_path_buf() }
+    }
+}
+
 /// The kernel and what it is started with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Kernel {
     /// A vmlinux or a bzImage.
-    pub image: PathBuf,
+    pub image: BootFile,
     /// The initial RAM file system.
-    pub initramfs: PathBuf,
+    pub initramfs: BootFile,
     /// What the kernel is told.
     pub command_line: String,
 }
@@ -108,10 +129,12 @@ struct Loaded {
     header: setup_header,
 }
 
-fn load_kernel(memory: &GuestMemoryMmap, path: &Path) -> Result<Loaded, BootError> {
-    let unreadable = |source| BootError::Read { path: path.to_path_buf(), source };
-    let refused = |source| BootError::Kernel { path: path.to_path_buf(), source };
-    let mut file = File::open(path).map_err(unreadable)?;
+fn load_kernel(memory: &GuestMemoryMmap, image: &BootFile) -> Result<Loaded, BootError> {
+    let BootFile { file, path } = image;
+    let unreadable = |source| BootError::Read { path: path.clone(), source };
+    let refused = |source| BootError::Kernel { path: path.clone(), source };
+    let mut file: &File = file;
+    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
     let mut magic = [0; 4];
     file.read_exact(&mut magic).map_err(unreadable)?;
     file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
@@ -132,12 +155,14 @@ fn load_kernel(memory: &GuestMemoryMmap, path: &Path) -> Result<Loaded, BootErro
 /// Puts the initramfs at the end of the RAM below `limit`. Returns its address and size.
 fn load_initramfs(
     memory: &GuestMemoryMmap,
-    path: &Path,
+    initramfs: &BootFile,
     kernel_end: u64,
     limit: u64,
 ) -> Result<(u32, u32), BootError> {
-    let unreadable = |source| BootError::Read { path: path.to_path_buf(), source };
-    let mut file = File::open(path).map_err(unreadable)?;
+    let BootFile { file, path } = initramfs;
+    let unreadable = |source| BootError::Read { path: path.clone(), source };
+    let mut file: &File = file;
+    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
     let bytes = file.metadata().map_err(unreadable)?.len();
     let first = limit.checked_sub(bytes).map(|first| first & !0xfff);
     let Some(first) = first.filter(|first| *first >= kernel_end) else {
@@ -294,7 +319,8 @@ mod tests {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
-        let load = |kernel_end| load_initramfs(&memory, file.path(), kernel_end, 2 << 20);
+        let initramfs = BootFile::open(file.path()).unwrap();
+        let load = |kernel_end| load_initramfs(&memory, &initramfs, kernel_end, 2 << 20);
         assert_eq!(load(1 << 20).unwrap(), (1 << 20, 1 << 20));
         assert!(matches!(load((1 << 20) + 1), Err(BootError::NoRoom { .. })));
         assert!(load_command_line(&memory, "quiet\nloud").is_err());

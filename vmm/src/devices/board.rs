@@ -1,6 +1,9 @@
 //! Everything that is on a machine's buses: made, saved and restored as one.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::RawFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::VmFd;
@@ -115,6 +118,24 @@ impl BoardState {
     pub fn is_linux(&self) -> bool {
         self.platform.is_some()
     }
+
+    fn disks(&self) -> impl Iterator<Item = &Disk> {
+        let transports = self.platform.iter().flat_map(|platform| &platform.transports);
+        transports.filter_map(|saved| match &saved.device {
+            DeviceState::Block(state) => Some(state.disk()),
+            _ => None,
+        })
+    }
+
+    /// The files below its disks.
+    pub(crate) fn disk_bases(&self) -> Vec<(&Path, &Arc<File>)> {
+        self.disks().filter_map(Disk::base).collect()
+    }
+
+    /// The descriptors that its disks hold.
+    pub(crate) fn disk_descriptors(&self) -> Vec<RawFd> {
+        self.disks().flat_map(Disk::descriptors).collect()
+    }
 }
 
 impl Board {
@@ -154,26 +175,26 @@ impl Board {
         Ok(Self { serial: Arc::new(Mutex::new(serial)), platform: Some(platform) })
     }
 
-    /// The board of a clone, in a saved state. The clone's `vm` has its own.
-    pub fn restored(
+    /// The board of a clone that will [go on](Self::go_on) from `state`. The clone's `vm` has
+    /// its own.
+    pub fn for_state(
         vm: &Arc<VmFd>,
         console: ConsoleSink,
         memory: RamAccess,
         state: &BoardState,
     ) -> Result<Self, DeviceError> {
-        let board = match &state.platform {
-            None => Self::embedded(vm, console),
+        match &state.platform {
+            None => Ok(Self::embedded(vm, console)),
             Some(saved) => {
                 let devices = Devices::restored(saved, &memory)?;
-                Self::assemble(vm, console, memory, devices)?
+                Self::assemble(vm, console, memory, devices)
             }
-        };
-        board.go_on(state)?;
-        Ok(board)
+        }
     }
 
-    /// Goes back to a saved state of the same board; the machine stands still.
-    pub fn restore(&self, state: &BoardState) -> Result<(), DeviceError> {
+    /// Puts devices of a saved state of the same board in place of its own, which may have run;
+    /// to [go on](Self::go_on) from. The machine stands still.
+    pub fn replace_devices(&self, state: &BoardState) -> Result<(), DeviceError> {
         if let (Some(platform), Some(saved)) = (&self.platform, &state.platform) {
             let Devices { devices, vsock } = Devices::restored(saved, &platform.memory)?;
             *lock(&platform.vsock) = vsock;
@@ -181,11 +202,11 @@ impl Board {
                 transport.replace(device);
             }
         }
-        self.go_on(state)
+        Ok(())
     }
 
-    /// Goes on from `state`, of which the devices are made already.
-    fn go_on(&self, state: &BoardState) -> Result<(), DeviceError> {
+    /// Goes on from `state`, for which the devices were made. The machine stands still.
+    pub fn go_on(&self, state: &BoardState) -> Result<(), DeviceError> {
         lock(&self.serial).restore(&state.serial)?;
         let (platform, saved) = match (&self.platform, &state.platform) {
             (None, None) => return Ok(()),

@@ -1,9 +1,12 @@
 //! The timed steps of one fork, from the request to the first guest instruction.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How long each step took. Steps that a fork did not need are zero.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ladder {
     /// From the request to the first step: waiting for a turn.
     pub queue: Duration,
@@ -33,8 +36,9 @@ pub struct Ladder {
     pub parent_pause: Option<Duration>,
     /// Pages that were copied from the parent.
     pub dirty_pages: u64,
-    /// How the memory was made: `boot`, `cow`, an eager strategy, `direct`, `delta` or `reset`.
-    pub strategy: &'static str,
+    /// How the memory was made: `boot`, `cow`, an eager strategy, `direct`, `delta`,
+    /// `process` or `reset`.
+    pub strategy: Cow<'static, str>,
 }
 
 impl Ladder {

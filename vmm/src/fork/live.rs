@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Ladder;
-use super::spawn::{finish, shell_for, timed};
+use super::spawn::{StartOptions, assemble, shell_for, start, timed};
 use crate::machine::{Machine, MachineError, MemoryMode, Parked, SpawnOptions};
 use crate::memory::GuestRam;
 use crate::memory::ram::Backing;
@@ -48,7 +48,7 @@ impl Machine {
                 ladder.parent_pause = Some(pause);
                 ladder.dirty_pages = dirty_pages;
                 if ladder.strategy == "cow" {
-                    ladder.strategy = "delta";
+                    ladder.strategy = "delta".into();
                 }
             });
             Ok(machine)
@@ -76,8 +76,11 @@ impl Machine {
     }
 
     fn fork_direct(&self, child: SpawnOptions) -> Result<Self, MachineError> {
-        let mut ladder =
-            Ladder { queue: child.requested.elapsed(), strategy: "direct", ..Ladder::default() };
+        let mut ladder = Ladder {
+            queue: child.requested.elapsed(),
+            strategy: "direct".into(),
+            ..Ladder::default()
+        };
         let ram = timed(&mut ladder.map, || GuestRam::below(&self.ram()))?;
         let shell = shell_for(self.host(), &ram, self.vcpus(), self.has_pit(), &mut ladder)?;
 
@@ -90,12 +93,14 @@ impl Machine {
         ladder.copy = begun.elapsed();
 
         ladder.dirty_pages = dirty.pages();
-        finish(self.host(), shell, ram, &state, None, child, ladder)
+        let SpawnOptions { clock, console, requested, identity, wait, .. } = child;
+        let machine = assemble(self.host(), shell, ram, &state, None, console, ladder)?;
+        start(machine, &state, StartOptions { clock, requested, identity, wait })
     }
 
     /// Makes the image of a machine that booted immutable, when it is first forked.
     /// Whether it is.
-    fn freeze(&self, _: &Parked<'_>) -> Result<bool, MachineError> {
+    pub(super) fn freeze(&self, _: &Parked<'_>) -> Result<bool, MachineError> {
         let is_first = self.ram().backing() == Backing::Shared;
         if is_first {
             self.ram_mut().freeze()?;

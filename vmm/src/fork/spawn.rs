@@ -1,14 +1,19 @@
-//! Machines from snapshots.
+//! Machines from snapshots: prepared ahead of time or when they are asked for, then started.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Ladder;
-use crate::devices::Board;
+use crate::devices::{Board, ConsoleSink};
 use crate::kvm::{ClockPolicy, KvmHost, Shell, ShellConfig, Slot};
-use crate::machine::{Gate, Machine, MachineError, MachineParts, MemoryMode, SpawnOptions};
+use crate::machine::{
+    Gate, Identity, Machine, MachineError, MachineParts, MemoryMode, SpawnOptions,
+};
 use crate::memory::GuestRam;
 use crate::snapshot::{MachineState, Snapshot};
+
+/// How long a vCPU may take to answer in a dry run.
+const DRY_RUN_LIMIT: Duration = Duration::from_secs(2);
 
 impl Machine {
     /// Spawns a clone of `snapshot`, and waits for its first instruction.
@@ -17,9 +22,53 @@ impl Machine {
         snapshot: &Snapshot,
         options: SpawnOptions,
     ) -> Result<Self, MachineError> {
-        let mut ladder = Ladder { queue: options.requested.elapsed(), ..Ladder::default() };
+        let SpawnOptions { memory, hot_set, clock, console, requested, identity, wait } = options;
+        let queue = requested.elapsed();
+        let prepared = Prepared::new(host, snapshot, memory, hot_set, console)?;
+        prepared.machine.amend_ladder(|ladder| ladder.queue = queue);
+        prepared.start(StartOptions { clock, requested, identity, wait })
+    }
+}
+
+/// A clone that has everything but leave to run: its memory is mapped, its hot set copied,
+/// and its threads wait.
+pub struct Prepared {
+    machine: Machine,
+    origin: Snapshot,
+    dry_run: Option<Duration>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+/// How a prepared clone is to start.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// What its clock shows.
+    pub clock: ClockPolicy,
+    /// When it was asked for: where the ladder begins.
+    pub requested: Instant,
+    /// What a clone of a Linux guest calls itself.
+    pub identity: Identity,
+    /// How long to wait for its first instruction.
+    pub wait: Duration,
+}
+
+impl Prepared {
+    /// Prepares a clone of `snapshot`.
+    pub fn new(
+        host: &Arc<KvmHost>,
+        snapshot: &Snapshot,
+        memory: MemoryMode,
+        hot_set: bool,
+        console: ConsoleSink,
+    ) -> Result<Self, MachineError> {
+        let mut ladder = Ladder::default();
         let state = &snapshot.state;
-        let ram = timed(&mut ladder.map, || match options.memory {
+        let ram = timed(&mut ladder.map, || match memory {
             MemoryMode::Cow => {
                 Ok((GuestRam::copy_on_write(&snapshot.image, state.ram.clone())?, "cow"))
             }
@@ -27,42 +76,93 @@ impl Machine {
                 .map(|(ram, report)| (ram, report.strategy())),
         });
         let (ram, strategy) = ram?;
-        ladder.strategy = strategy;
+        ladder.strategy = strategy.into();
         let shell = shell_for(host, &ram, vcpu_count(state)?, state.vm.pit.is_some(), &mut ladder)?;
-        if let Some(hot_set) = snapshot.hot_set.as_ref().filter(|_| options.hot_set) {
+        if let Some(hot_set) = snapshot.hot_set.as_ref().filter(|_| hot_set) {
             timed(&mut ladder.hot_set, || ram.apply_hot_set(hot_set))?;
         }
-        finish(host, shell, ram, state, Some(snapshot.clone()), options, ladder)
+        let begun = Instant::now();
+        let machine = assemble(host, shell, ram, state, Some(snapshot.clone()), console, ladder)?;
+        machine.amend_ladder(|ladder| ladder.restore = begun.elapsed());
+        Ok(Self { machine, origin: snapshot.clone(), dry_run: None })
+    }
+
+    /// Has the guest take its first steps and undoes them, so that the tables that KVM keeps
+    /// for it are there when it starts. Only a guest that waits for commands can be asked to:
+    /// its steps are few, and nobody sees them. Whether it was.
+    pub fn dry_run(&mut self) -> Result<bool, MachineError> {
+        let machine = &self.machine;
+        let state = &self.origin.state;
+        let cow = machine.ram().backing() == crate::memory::ram::Backing::CopyOnWrite;
+        if state.board.is_linux() || !cow || !state.vcpus.iter().all(|vcpu| vcpu.idle) {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        machine.restore(state, ClockPolicy::Continue)?;
+        machine.walk_once(DRY_RUN_LIMIT)?;
+        machine.ram().undo_writes()?;
+        self.dry_run = Some(begun.elapsed());
+        Ok(true)
+    }
+
+    /// What its making took so far.
+    pub fn ladder(&self) -> Ladder {
+        self.machine.ladder()
+    }
+
+    /// The machine, which does not run yet.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Forgets how long its making took: it was made before anybody asked.
+    pub fn made_ahead(&mut self) {
+        self.machine.amend_ladder(|ladder| {
+            let strategy = std::mem::take(&mut ladder.strategy);
+            *ladder = Ladder { strategy, ..Ladder::default() };
+        });
+    }
+
+    /// Starts it, and waits for its first instruction.
+    pub fn start(self, options: StartOptions) -> Result<Machine, MachineError> {
+        let state = &self.origin.state;
+        start(self.machine, state, options)
     }
 }
 
-/// Gives `state` to `shell` and starts it.
-pub(super) fn finish(
+/// Gives `machine` its state, lets it run, and waits until it has shown itself.
+pub(super) fn start(
+    machine: Machine,
+    state: &MachineState,
+    options: StartOptions,
+) -> Result<Machine, MachineError> {
+    let StartOptions { clock, requested, identity, wait } = options;
+    let begun = Instant::now();
+    machine.restore(state, clock)?;
+    machine.amend_ladder(|ladder| ladder.restore += begun.elapsed());
+    machine.debut(requested, wait)?;
+    if machine.is_linux() {
+        machine.adopt(&identity)?;
+        machine.amend_ladder(|ladder| ladder.ready = Some(requested.elapsed()));
+    }
+    Ok(machine)
+}
+
+/// Puts a clone together, all but its state; its threads wait.
+pub(super) fn assemble(
     host: &Arc<KvmHost>,
     shell: Shell,
     ram: GuestRam,
     state: &MachineState,
     origin: Option<Snapshot>,
-    options: SpawnOptions,
-    mut ladder: Ladder,
+    console: ConsoleSink,
+    ladder: Ladder,
 ) -> Result<Machine, MachineError> {
-    let begun = Instant::now();
-    restore_into(&shell, state, options.clock)?;
-    let board = Board::restored(&shell.vm, options.console, ram.access(), &state.board)?;
-    ladder.restore = begun.elapsed();
-    let idle = state.vcpus.iter().map(|vcpu| vcpu.idle);
-    let gate = Gate::new(idle, options.requested);
-    // An idle guest shows that it runs by looking at its mailbox and going idle again.
-    gate.wake_all();
+    let board = Board::for_state(&shell.vm, console, ram.access(), &state.board)?;
+    let gate = Gate::new(state.vcpus.iter().map(|vcpu| vcpu.idle));
     let tsc_khz = state.vcpus[0].state.tsc_khz;
     let parts = MachineParts { shell, ram, board, gate, origin, tsc_khz };
-    let machine = parts.start(host, ladder)?;
-    machine.wait_first_instruction(options.wait)?;
-    if state.board.is_linux() {
-        machine.adopt(&options.identity)?;
-        machine.amend_ladder(|ladder| ladder.ready = Some(options.requested.elapsed()));
-    }
-    Ok(machine)
+    parts.assemble(host, ladder)
 }
 
 /// Number of vCPUs of a saved machine.
@@ -86,18 +186,6 @@ pub(crate) fn shell_for(
     ladder.memslot = shell.memslot_time;
     ladder.shell = begun.elapsed() - shell.memslot_time;
     Ok(shell)
-}
-
-fn restore_into(
-    shell: &Shell,
-    state: &MachineState,
-    clock: ClockPolicy,
-) -> Result<(), MachineError> {
-    state.vm.restore(&shell.vm, state.clock(clock))?;
-    for (index, (vcpu, record)) in shell.vcpus.iter().zip(&state.vcpus).enumerate() {
-        record.state.restore(vcpu, index)?;
-    }
-    Ok(())
 }
 
 /// Does `work` and adds its time to `step`.

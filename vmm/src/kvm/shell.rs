@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{kvm_pit_config, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::{KvmError, KvmHost, cpuid, failed};
@@ -97,13 +97,28 @@ impl Shell {
         }
         let mut vcpus = Vec::with_capacity(usize::from(config.vcpus));
         for id in 0..config.vcpus {
-            let vcpu = vm
+            let mut vcpu = vm
                 .create_vcpu(u64::from(id))
                 .map_err(failed("KVM_CREATE_VCPU", format!(" of vCPU {id}")))?;
+            keep_from_children(host, &mut vcpu)
+                .map_err(failed("madvise", format!(" on kvm_run of vCPU {id}")))?;
             vcpu.set_cpuid2(&cpuid::for_vcpu(host.cpuid(), id, config.vcpus))
                 .map_err(failed("KVM_SET_CPUID2", format!(" on vCPU {id}")))?;
             vcpus.push(vcpu);
         }
         Ok(Self { vcpus, vm: Arc::new(vm), pit: config.pit, memslot_time })
+    }
+}
+
+/// Keeps a child process of this one from having `kvm_run` of `vcpu` mapped: it has no use for
+/// it, and would hold the VM.
+fn keep_from_children(host: &KvmHost, vcpu: &mut VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let bytes = host.kvm().get_vcpu_mmap_size()?;
+    let address: *mut kvm_run = vcpu.get_kvm_run();
+    // SAFETY: the advice is for the mapping of `kvm_run`, as large as KVM says, and changes
+    // nothing in this process.
+    match unsafe { libc::madvise(address.cast(), bytes, libc::MADV_DONTFORK) } {
+        0 => Ok(()),
+        _ => Err(kvm_ioctls::Error::last()),
     }
 }

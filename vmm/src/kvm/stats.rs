@@ -6,14 +6,14 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 
 use kvm_ioctls::VcpuFd;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod ioctl {
     vmm_sys_util::ioctl_io_nr!(KVM_GET_STATS_FD, 0xae, 0xce);
 }
 
 /// What happened to one machine so far. A counter that this KVM lacks is zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvmCounters {
     /// Times that a vCPU left the guest.
     pub exits: u64,

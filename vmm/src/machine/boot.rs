@@ -30,7 +30,7 @@ impl Machine {
         let requested = Instant::now();
         let MachineConfig { ram_bytes, vcpus, image } = *config;
         embedded::check(ram_bytes, vcpus)?;
-        let mut ladder = Ladder { strategy: "boot", ..Ladder::default() };
+        let mut ladder = Ladder { strategy: "boot".into(), ..Ladder::default() };
         let image = MemoryImage::create(ram_bytes, image)?;
         let ram =
             timed(&mut ladder.map, || GuestRam::boot(image, RamLayout::flat(RAM_BASE, ram_bytes)))?;
@@ -45,10 +45,10 @@ impl Machine {
         }
         ladder.restore = begun.elapsed();
 
-        let gate = Gate::new(vec![false; usize::from(vcpus)], requested);
+        let gate = Gate::new(vec![false; usize::from(vcpus)]);
         let board = Board::embedded(&shell.vm, console);
         let parts = MachineParts { shell, ram, board, gate, origin: None, tsc_khz };
-        let machine = parts.start(host, ladder)?;
+        let machine = parts.start(host, ladder, requested)?;
         machine.settle(BOOT_LIMIT)?;
         Ok(machine)
     }
@@ -62,7 +62,7 @@ impl Machine {
         let requested = Instant::now();
         let LinuxConfig { ram_bytes, vcpus, image, kernel, disks } = config;
         linux::check(ram_bytes, vcpus)?;
-        let mut ladder = Ladder { strategy: "boot", ..Ladder::default() };
+        let mut ladder = Ladder { strategy: "boot".into(), ..Ladder::default() };
         let image = MemoryImage::create(ram_bytes, image)?;
         let layout = RamLayout::pc(ram_bytes);
         let ram = timed(&mut ladder.map, || GuestRam::boot(image, layout))?;
@@ -79,9 +79,9 @@ impl Machine {
 
         // Before it can be missed.
         let ready = board.vsock().map(|vsock| vsock.listen(READY_PORT));
-        let gate = Gate::new(vec![false; usize::from(vcpus)], requested);
+        let gate = Gate::new(vec![false; usize::from(vcpus)]);
         let parts = MachineParts { shell, ram, board, gate, origin: None, tsc_khz };
-        let machine = parts.start(host, ladder)?;
+        let machine = parts.start(host, ladder, requested)?;
         *lock(&machine.ready) = ready;
         Ok(machine)
     }

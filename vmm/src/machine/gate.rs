@@ -4,7 +4,7 @@
 //! its pending I/O is complete: only then is its state whole. It gets quiet because the
 //! machine is paused or stopped, or because the guest said that it has nothing to do.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,16 @@ impl FirstExit {
     }
 }
 
+/// The first steps of a machine, from the moment when it is to show itself.
+#[derive(Clone, Copy, Debug)]
+struct Debut {
+    requested: Instant,
+    /// Since when the machine is complete.
+    ready: Instant,
+    entered: Option<Instant>,
+    first_exit: Option<FirstExit>,
+}
+
 /// The gate of one machine.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -93,20 +103,21 @@ pub(crate) struct Gate {
     changed: Condvar,
     /// Copy of `state.want`, for a look without the lock.
     want: AtomicU8,
-    requested: Instant,
-    /// Since when the machine is complete but for its threads.
-    ready: OnceLock<Instant>,
-    entered: OnceLock<Instant>,
-    first_exit: OnceLock<FirstExit>,
+    debut: Mutex<Option<Debut>>,
+    /// Whether there is something to note in `debut`: a look without the lock.
+    unseen: AtomicBool,
     /// Rung when something changes, for the device thread, which sleeps elsewhere.
     bell: Option<EventFd>,
+    /// Rung when the machine's owner may want to look at it.
+    owner: OnceLock<EventFd>,
 }
 
 impl Gate {
-    /// A closed gate for vCPUs that are idle or not; `requested` is where the ladder begins.
-    pub(crate) fn new(idle: impl IntoIterator<Item = bool>, requested: Instant) -> Self {
+    /// A closed gate for vCPUs that are idle or not, and whose threads are yet to come: they
+    /// are quiet when they have.
+    pub(crate) fn new(idle: impl IntoIterator<Item = bool>) -> Self {
         let vcpus =
-            idle.into_iter().map(|idle| Activity { quiet: true, idle, settling: false }).collect();
+            idle.into_iter().map(|idle| Activity { quiet: false, idle, settling: false }).collect();
         let state = State {
             want: Want::Pause,
             vcpus,
@@ -119,17 +130,29 @@ impl Gate {
             state: Mutex::new(state),
             changed: Condvar::new(),
             want: AtomicU8::new(Want::Pause as u8),
-            requested,
-            ready: OnceLock::new(),
-            entered: OnceLock::new(),
-            first_exit: OnceLock::new(),
+            debut: Mutex::default(),
+            unseen: AtomicBool::new(false),
             bell: None,
+            owner: OnceLock::new(),
         }
     }
 
     /// The same gate for a machine with a device thread, which `bell` wakes.
     pub(crate) fn with_devices(self, bell: EventFd) -> Self {
+        lock(&self.state).devices_quiet = false;
         Self { bell: Some(bell), ..self }
+    }
+
+    /// Rings `bell` whenever the machine's owner may want to look at it: the status or what
+    /// the vCPUs do has changed. Only the first bell counts.
+    pub(crate) fn tell_owner(&self, bell: EventFd) {
+        self.owner.get_or_init(|| bell);
+    }
+
+    fn ring_owner(&self) {
+        if let Some(Err(error)) = self.owner.get().map(|bell| bell.write(1)) {
+            tracing::error!(%error, "the bell of a machine's owner can't be rung");
+        }
     }
 
     /// What wakes the device thread.
@@ -150,6 +173,7 @@ impl Gate {
         if let Some(Err(error)) = self.bell.as_ref().map(|bell| bell.write(1)) {
             tracing::error!(%error, "the bell of a device thread can't be rung");
         }
+        self.ring_owner();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -166,21 +190,22 @@ impl Gate {
         self.announce();
     }
 
-    /// Marks the moment before the gate opens for the first time.
-    pub(crate) fn mark_ready(&self) {
-        self.ready.get_or_init(Instant::now);
+    /// The machine is complete, and is to show itself: it was asked for when `requested`.
+    pub(crate) fn expect_debut(&self, requested: Instant) {
+        let debut = Debut { requested, ready: Instant::now(), entered: None, first_exit: None };
+        *lock(&self.debut) = Some(debut);
+        self.unseen.store(true, Ordering::SeqCst);
     }
 
     /// Time from there to the first entry into KVM.
     pub(crate) fn first_run(&self) -> Duration {
-        match (self.ready.get(), self.entered.get()) {
-            (Some(ready), Some(entered)) => entered.saturating_duration_since(*ready),
-            _ => Duration::ZERO,
-        }
+        let debut = *lock(&self.debut);
+        let took = debut.and_then(|debut| Some((debut.ready, debut.entered?)));
+        took.map_or(Duration::ZERO, |(ready, entered)| entered.saturating_duration_since(ready))
     }
 
     pub(crate) fn first_exit(&self) -> Option<FirstExit> {
-        self.first_exit.get().copied()
+        lock(&self.debut).and_then(|debut| debut.first_exit)
     }
 
     /// Whether the machine is to run: a look without the lock.
@@ -188,28 +213,32 @@ impl Gate {
         self.want.load(Ordering::SeqCst) == Want::Run as u8
     }
 
-    /// The vCPU is about to enter KVM. Whether it may: a look without the lock.
+    /// The vCPU is about to enter KVM. Whether it may.
     pub(super) fn may_enter(&self) -> bool {
         let open = self.is_open();
-        if open && self.entered.get().is_none() {
-            self.entered.get_or_init(Instant::now);
+        if open && self.unseen.load(Ordering::Relaxed) {
+            if let Some(debut) = &mut *lock(&self.debut) {
+                debut.entered.get_or_insert_with(Instant::now);
+            }
         }
         open
     }
 
     /// The guest made an exit on purpose.
     pub(super) fn saw_exit(&self) {
-        if self.first_exit.get().is_some() {
+        if !self.unseen.swap(false, Ordering::Relaxed) {
             return;
         }
         let seen = Instant::now();
-        let entered = *self.entered.get_or_init(|| seen);
-        let exit = FirstExit { requested: self.requested, entered, seen };
-        if self.first_exit.set(exit).is_ok() {
-            // Whoever waits holds the lock between looking and sleeping.
-            drop(self.state());
-            self.changed.notify_all();
+        if let Some(debut) = &mut *lock(&self.debut) {
+            let entered = debut.entered.unwrap_or(seen);
+            let exit = FirstExit { requested: debut.requested, entered, seen };
+            debut.first_exit.get_or_insert(exit);
         }
+        // Whoever waits holds the lock between looking and sleeping.
+        drop(self.state());
+        self.changed.notify_all();
+        self.ring_owner();
     }
 
     /// Waits until the first exit was seen and vCPUs that were only woken for it wait
@@ -218,7 +247,7 @@ impl Gate {
         self.wait(limit, |state| {
             let settled = state.vcpus.iter().all(|vcpu| !vcpu.settling);
             let over = state.failure.is_some() || state.want == Want::Stop;
-            over || (settled && self.first_exit.get().is_some())
+            over || (settled && self.first_exit().is_some())
         });
     }
 
@@ -239,6 +268,7 @@ impl Gate {
         vcpu.quiet = true;
         vcpu.settling &= !vcpu.idle;
         self.changed.notify_all();
+        self.ring_owner();
         loop {
             if state.want == Want::Stop || state.failure.is_some() {
                 return Next::Stop;

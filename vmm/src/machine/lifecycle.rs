@@ -142,13 +142,16 @@ impl Machine {
         let requested = Instant::now();
         let origin = self.origin.as_ref().ok_or(MachineError::NoOrigin)?;
         let parked = self.park()?;
-        let mut ladder = Ladder { strategy: "reset", ..Ladder::default() };
+        let mut ladder = Ladder { strategy: "reset".into(), ..Ladder::default() };
         ladder.queue = requested.elapsed();
         let begun = Instant::now();
         let result = self.ram().reset();
         let mapped = Instant::now();
         ladder.map = mapped - begun;
-        let result = result.map_err(MachineError::from).and_then(|()| self.restore(&origin.state));
+        let result = result.map_err(MachineError::from).and_then(|()| {
+            self.board.replace_devices(&origin.state.board)?;
+            self.restore(&origin.state, ClockPolicy::CatchUp)
+        });
         if let Err(error) = result {
             // Neither the old state nor the new one: it must not run on.
             self.gate.fail(format!("reset failed: {error}"));
@@ -165,12 +168,17 @@ impl Machine {
         Ok(ladder)
     }
 
-    fn restore(&self, state: &MachineState) -> Result<(), MachineError> {
-        state.vm.restore(&self.vm, state.clock(ClockPolicy::CatchUp))?;
+    /// Gives it a saved state, all but memory; it stands still.
+    pub(crate) fn restore(
+        &self,
+        state: &MachineState,
+        clock: ClockPolicy,
+    ) -> Result<(), MachineError> {
+        state.vm.restore(&self.vm, state.clock(clock))?;
         for (vcpu, record) in self.vcpus.iter().zip(&state.vcpus) {
             record.state.restore(&vcpu.fd(), vcpu.index())?;
         }
-        Ok(self.board.restore(&state.board)?)
+        Ok(self.board.go_on(&state.board)?)
     }
 
     /// The memory account. Exact only while the guest stands still or waits.

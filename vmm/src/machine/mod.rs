@@ -31,6 +31,8 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::devices::Board;
 use crate::fork::Ladder;
@@ -43,7 +45,7 @@ use lifecycle::Control;
 use vcpu::Vcpu;
 
 /// What a machine is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// Its vCPUs run, or wait for commands.
     Running,
@@ -58,7 +60,7 @@ pub enum Status {
 }
 
 /// How a guest ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// It switched the machine off.
     PowerOff,
@@ -138,6 +140,12 @@ impl Machine {
     /// Frequency of its TSC, kHz, as KVM tells it.
     pub fn tsc_khz(&self) -> u32 {
         self.tsc_khz
+    }
+
+    /// Rings `bell` whenever the status, or what the vCPUs do, has changed: for an owner that
+    /// waits for several things at once. Only the first bell counts.
+    pub fn ring_on_change(&self, bell: EventFd) {
+        self.gate.tell_owner(bell);
     }
 
     /// Gives the guest console input; as many bytes as fit. Returns how many.

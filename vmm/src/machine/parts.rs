@@ -1,7 +1,7 @@
 //! The last step of making a machine: its parts are put together and its threads started.
 
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
@@ -29,8 +29,22 @@ pub(crate) struct MachineParts {
 }
 
 impl MachineParts {
-    /// Starts the vCPU threads and opens the gate.
+    /// Puts the machine together, starts its threads and opens the gate; it was asked for when
+    /// `requested`.
     pub(crate) fn start(
+        self,
+        host: &Arc<KvmHost>,
+        ladder: Ladder,
+        requested: Instant,
+    ) -> Result<Machine, MachineError> {
+        self.gate.expect_debut(requested);
+        let machine = self.assemble(host, ladder)?;
+        machine.open();
+        Ok(machine)
+    }
+
+    /// Puts the machine together and starts its threads, which wait at the gate.
+    pub(crate) fn assemble(
         self,
         host: &Arc<KvmHost>,
         ladder: Ladder,
@@ -58,7 +72,6 @@ impl MachineParts {
             host: Arc::clone(host),
             tsc_khz,
         };
-        machine.gate.mark_ready();
         for (index, fd) in fds.into_iter().enumerate() {
             let vcpu = Vcpu::start(fd, index, &machine.gate, &machine.board, &bus)?;
             machine.vcpus.push(vcpu);
@@ -66,12 +79,46 @@ impl MachineParts {
         if machine.board.is_linux() {
             machine.device_thread = Some(DeviceThread::start(&machine.board, &machine.gate)?);
         }
-        machine.gate.want(Want::Run);
         Ok(machine)
     }
 }
 
 impl Machine {
+    /// Lets the vCPUs run.
+    pub(crate) fn open(&self) {
+        self.gate.want(Want::Run);
+    }
+
+    /// Lets a machine that is complete run, and waits until it has shown itself, at most
+    /// `limit`; it was asked for when `requested`.
+    pub(crate) fn debut(&self, requested: Instant, limit: Duration) -> Result<(), MachineError> {
+        // An idle guest shows that it runs by looking at its mailbox and going idle again.
+        self.gate.wake_all();
+        self.gate.expect_debut(requested);
+        self.open();
+        self.wait_first_instruction(limit)
+    }
+
+    /// Has vCPUs that wait for commands look for some, once, and stand still again, within
+    /// `limit`. All must be idle.
+    pub(crate) fn walk_once(&self, limit: Duration) -> Result<(), MachineError> {
+        self.gate.wake_all();
+        self.open();
+        for vcpu in 0..self.vcpus.len() {
+            if !self.gate.wait_idle(vcpu, 0, limit) {
+                return Err(MachineError::Timeout { vcpu: vcpu as u8, limit });
+            }
+        }
+        self.alive()?;
+        self.gate.want(Want::Pause);
+        Ok(())
+    }
+
+    /// Whether it is a Linux guest.
+    pub fn is_linux(&self) -> bool {
+        self.board.is_linux()
+    }
+
     /// Waits for the first instruction, at most `limit`, and completes the ladder.
     pub(crate) fn wait_first_instruction(&self, limit: Duration) -> Result<(), MachineError> {
         self.gate.wait_first_exit(limit);

@@ -107,6 +107,32 @@ impl DeltaBuffer {
 }
 
 impl Delta {
+    /// The delta that another process holds as `file`: the pages `runs` of an image of
+    /// `image_bytes`, made of `below`, one after the other.
+    pub(super) fn from_file(
+        file: File,
+        runs: Runs,
+        image_bytes: usize,
+        below: ImageKind,
+    ) -> Result<Self, MemoryError> {
+        let bytes = runs.pages().max(1) * PAGE_SIZE as u64;
+        let there = file.metadata().map_err(|source| MemoryError::File {
+            operation: "fstat",
+            bytes,
+            source,
+        })?;
+        if there.len() != bytes || runs.end() > (image_bytes / PAGE_SIZE) as u64 {
+            return Err(MemoryError::Size { bytes: there.len(), unit: PAGE_SIZE });
+        }
+        let view = Mapping::read_only(&file, 0, bytes as usize)?;
+        Ok(Self { file, runs, view, below })
+    }
+
+    /// The file that holds the pages.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Which pages it holds.
     pub fn runs(&self) -> &Runs {
         &self.runs

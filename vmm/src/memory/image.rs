@@ -3,8 +3,10 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::sync::{Arc, OnceLock};
+
+use serde::{Deserialize, Serialize};
 
 use super::delta::Delta;
 use super::mapping::{COLLAPSE, Mapping, Reserve};
@@ -12,7 +14,7 @@ use super::pagemap::{self, Want};
 use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE, Run, Runs};
 
 /// What kind of pages an image is asked to be made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageKind {
     /// Pages of 4 KiB.
     #[default]
@@ -61,10 +63,7 @@ impl MemoryImage {
     /// An image whose `bytes` lie in `file` from `offset`, which must be a multiple of the
     /// page size. The file must not be written or cut while the image lives.
     pub fn from_file(file: File, offset: u64, bytes: u64) -> Result<Self, MemoryError> {
-        let unit = PAGE_SIZE;
-        if bytes == 0 || !(bytes | offset).is_multiple_of(unit as u64) {
-            return Err(MemoryError::Size { bytes, unit });
-        }
+        check_file(offset, bytes)?;
         Ok(Self::over(file, offset, bytes as usize, ImageKind::Small))
     }
 
@@ -76,6 +75,43 @@ impl MemoryImage {
     /// The same image with `delta` in place of its own delta, if any: depth never exceeds two.
     pub(super) fn with_delta(&self, delta: Delta) -> Self {
         Self { base: Arc::clone(&self.base), delta: Some(delta) }
+    }
+
+    /// The layers as files, for [`from_layers`](Self::from_layers) in another process.
+    pub(crate) fn layers(&self) -> Layers<'_> {
+        let Base { file, offset, bytes, kind, .. } = &*self.base;
+        Layers {
+            base: file,
+            offset: *offset,
+            bytes: *bytes as u64,
+            kind: *kind,
+            delta: self.delta.as_ref(),
+        }
+    }
+
+    /// An image of `bytes` in `base` from `offset` on, with the pages `runs` of a file over it,
+    /// one after the other. The files must be as [`layers`](Self::layers) tells of them.
+    pub(crate) fn from_layers(
+        base: File,
+        offset: u64,
+        bytes: u64,
+        kind: ImageKind,
+        delta: Option<(File, Runs)>,
+    ) -> Result<Self, MemoryError> {
+        check_file(offset, bytes)?;
+        let image = Self::over(base, offset, bytes as usize, kind);
+        match delta {
+            Some((file, runs)) => {
+                Ok(image.with_delta(Delta::from_file(file, runs, image.bytes(), kind)?))
+            }
+            None => Ok(image),
+        }
+    }
+
+    /// The descriptors that it holds.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let delta = self.delta.as_ref().map(|delta| delta.file().as_raw_fd());
+        std::iter::once(self.base.file.as_raw_fd()).chain(delta).collect()
     }
 
     /// Forbids every change from now on. Fails while a writable shared mapping exists.
@@ -133,6 +169,11 @@ impl MemoryImage {
 
     /// The parts of the image that may hold data, as byte ranges in order.
     pub(crate) fn data(&self) -> Vec<(usize, usize)> {
+        self.data_with(&Runs::new())
+    }
+
+    /// The same of a guest that has the pages `own` beside it.
+    pub(super) fn data_with(&self, own: &Runs) -> Vec<(usize, usize)> {
         let page = PAGE_SIZE as u64;
         let as_run = |(start, end): (usize, usize)| {
             let first = start as u64 / page;
@@ -141,7 +182,7 @@ impl MemoryImage {
         let base: Runs = self.data_ranges().into_iter().map(as_run).collect();
         let delta = self.delta.as_ref().map(|delta| delta.runs().clone()).unwrap_or_default();
         let range = |run: Run| (run.first as usize * PAGE_SIZE, run.end() as usize * PAGE_SIZE);
-        base.union(&delta).iter().map(range).collect()
+        base.union(&delta).union(own).iter().map(range).collect()
     }
 
     /// Turns `mapping`, a shared one of this image, into a private one in place.
@@ -198,8 +239,26 @@ impl MemoryImage {
     }
 }
 
+/// The layers of an image.
+pub(crate) struct Layers<'a> {
+    pub(crate) base: &'a File,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) kind: ImageKind,
+    pub(crate) delta: Option<&'a Delta>,
+}
+
+/// Whether an image can lie in a file from `offset` on.
+fn check_file(offset: u64, bytes: u64) -> Result<(), MemoryError> {
+    let unit = PAGE_SIZE;
+    match bytes > 0 && (bytes | offset).is_multiple_of(unit as u64) {
+        true => Ok(()),
+        false => Err(MemoryError::Size { bytes, unit }),
+    }
+}
+
 /// A new memory file of `bytes`, without exec permission, that can be sealed.
-pub(super) fn memory_file(
+pub(crate) fn memory_file(
     name: &str,
     bytes: u64,
     flags: libc::c_uint,
@@ -224,7 +283,7 @@ pub(super) fn memory_file(
 }
 
 /// Forbids growing, shrinking and writing.
-pub(super) fn seal(file: &File, bytes: u64) -> Result<(), MemoryError> {
+pub(crate) fn seal(file: &File, bytes: u64) -> Result<(), MemoryError> {
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
     // SAFETY: sets seals on a descriptor that `file` owns.
     let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };

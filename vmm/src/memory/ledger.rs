@@ -1,13 +1,13 @@
 //! A sandbox's memory account, from what the kernel says about its mapping.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::mapping::Mapping;
 use super::pagemap::{self, Want};
 use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE, Runs};
 
 /// Where the memory of one guest is. All sizes in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Size of guest RAM.
     pub ram_bytes: u64,

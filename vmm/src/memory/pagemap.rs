@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::mapping::Mapping;
 use super::{MemoryError, PAGE_SIZE, Run, Runs};
+use crate::lock;
 
 /// How to find pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +111,21 @@ mod ioctl {
     vmm_sys_util::ioctl_iowr_nr!(PAGEMAP_SCAN, b'f' as u32, 16, super::ScanArguments);
 }
 
-fn pagemap() -> io::Result<File> {
-    File::open("/proc/self/pagemap")
+/// This process's pagemap, where it was handed over.
+static GIVEN: Mutex<Option<Arc<File>>> = Mutex::new(None);
+
+/// From now on uses `file`, an open `/proc/PID/pagemap` of this process, which can't open it
+/// by name; none, and it is opened by name. A child process must not go on with its parent's:
+/// that shows the parent's pages.
+pub fn use_file(file: Option<File>) {
+    *lock(&GIVEN) = file.map(Arc::new);
+}
+
+fn pagemap() -> io::Result<Arc<File>> {
+    match &*lock(&GIVEN) {
+        Some(file) => Ok(Arc::clone(file)),
+        None => File::open("/proc/self/pagemap").map(Arc::new),
+    }
 }
 
 fn scan(mapping: &Mapping, part: Run, want: Want) -> io::Result<Runs> {

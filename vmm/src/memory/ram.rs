@@ -46,8 +46,8 @@ impl EagerReport {
     }
 }
 
-/// The RAM of one guest.
-#[derive(Debug)]
+/// The RAM of one guest; a clone of the value is the same RAM.
+#[derive(Clone, Debug)]
 pub struct GuestRam {
     access: RamAccess,
     image: Arc<MemoryImage>,
@@ -335,6 +335,21 @@ impl GuestRam {
                 Ok(())
             }
         }
+    }
+
+    /// Gives every page that this guest has of its own the content that it has in the image; it
+    /// stays this guest's own. The guest must be parked.
+    pub fn undo_writes(&self) -> Result<(), MemoryError> {
+        let own = self.dirty()?;
+        let below = self.image.read_view()?;
+        copy::overwrite(&below, self.mapping(), &own);
+        Ok(())
+    }
+
+    /// The parts of the RAM that may hold data, as byte ranges in order. The guest must be
+    /// parked.
+    pub fn data(&self) -> Result<Vec<(usize, usize)>, MemoryError> {
+        Ok(self.image.data_with(&self.dirty()?))
     }
 
     /// The memory account.

@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{MachineState, Snapshot};
 use crate::kvm::{KvmHost, cpuid};
+use crate::memory::mapping::Mapping;
 use crate::memory::{HotSet, MemoryError, MemoryImage, PAGE_SIZE};
 
 /// First bytes of every snapshot file.
@@ -59,6 +60,9 @@ pub enum SnapshotFileError {
         #[source]
         source: io::Error,
     },
+    /// The file could not be written.
+    #[error("writing a snapshot file failed")]
+    Write(#[source] io::Error),
     /// It is no snapshot file.
     #[error("{0} is no tine snapshot file")]
     Foreign(PathBuf),
@@ -207,75 +211,36 @@ struct Body<S, H> {
 impl Snapshot {
     /// Writes the snapshot to `path`, which appears complete or not at all.
     pub fn save(&self, path: &Path) -> Result<(), SnapshotFileError> {
-        let body = Body { state: &*self.state, hot_set: self.hot_set.as_deref() };
-        let state = postcard::to_stdvec(&body).map_err(SnapshotFileError::Encode)?;
         let unfinished = Unfinished::create(path)?;
-        let failed = |action| {
-            let path = path.to_path_buf();
-            move |source| SnapshotFileError::Io { action, path, source }
-        };
-        let memory_bytes = self.image.bytes() as u64;
-        let memory_at = memory_at(state.len() as u64, memory_bytes);
-        let chunks = self.write_memory(&unfinished.file, memory_at, path)?;
-        let header = Header {
-            state_bytes: state.len() as u64,
-            state_checksum: xxh3_64(&state),
-            memory_at,
-            memory_bytes,
-            chunks_checksum: xxh3_64(&chunks),
-        };
-        let write_front = || {
-            let mut file = &unfinished.file;
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(&header.encode())?;
-            file.write_all(&state)?;
-            file.write_all(&chunks)?;
-            file.sync_all()
-        };
-        write_front().map_err(failed("writing"))?;
-        unfinished.rename(path).map_err(failed("renaming"))
-    }
-
-    /// Writes the memory from `at` on, but for pages of zeros. Returns the chunks' checksums.
-    fn write_memory(
-        &self,
-        file: &File,
-        at: u64,
-        path: &Path,
-    ) -> Result<Vec<u8>, SnapshotFileError> {
-        let failed =
-            |source| SnapshotFileError::Io { action: "writing", path: path.to_path_buf(), source };
         let view = self.image.read_view()?;
-        file.set_len(at + view.bytes() as u64).map_err(failed)?;
+        let hot_set = self.hot_set.as_deref();
         let data = self.image.data();
-        let zeros = vec![0; CHUNK_BYTES];
-        let mut buffer = vec![0; CHUNK_BYTES];
-        let mut checksums = Vec::new();
-        for start in (0..view.bytes()).step_by(CHUNK_BYTES) {
-            let bytes = CHUNK_BYTES.min(view.bytes() - start);
-            let chunk = &mut buffer[..bytes];
-            if data.iter().any(|range| range.0 < start + bytes && start < range.1) {
-                view.read(start, chunk);
-            } else {
-                chunk.fill(0);
-            }
-            checksums.extend(xxh3_64(chunk).to_le_bytes());
-            for (index, page) in chunk.chunks(PAGE_SIZE).enumerate() {
-                if page != &zeros[..PAGE_SIZE] {
-                    let place = at + (start + index * PAGE_SIZE) as u64;
-                    file.write_all_at(page, place).map_err(failed)?;
-                }
-            }
-        }
-        Ok(checksums)
+        write(&unfinished.file, &self.state, hot_set, &view, &data, &mut |_, _| Ok(()))?;
+        unfinished.rename(path).map_err(|source| SnapshotFileError::Io {
+            action: "renaming",
+            path: path.to_path_buf(),
+            source,
+        })
     }
 
     /// Opens the snapshot file at `path` for clones on `host`.
     pub fn open(path: &Path, host: &KvmHost, verify: Verify) -> Result<Self, SnapshotFileError> {
         let failed =
             |source| SnapshotFileError::Io { action: "reading", path: path.to_path_buf(), source };
-        let damaged = |reason: &str| Refusal::Damaged(reason.into()).of(path);
         let file = File::open(path).map_err(failed)?;
+        Self::read(file, path, host, verify)
+    }
+
+    /// The same of a `file` that is open; errors name it `path`.
+    pub fn read(
+        file: File,
+        path: &Path,
+        host: &KvmHost,
+        verify: Verify,
+    ) -> Result<Self, SnapshotFileError> {
+        let failed =
+            |source| SnapshotFileError::Io { action: "reading", path: path.to_path_buf(), source };
+        let damaged = |reason: &str| Refusal::Damaged(reason.into()).of(path);
         let file_bytes = file.metadata().map_err(failed)?.len();
         if file_bytes < HEADER_BYTES as u64 {
             return Err(Refusal::Foreign.of(path));
@@ -308,6 +273,71 @@ impl Snapshot {
         let image = MemoryImage::from_file(file, header.memory_at, header.memory_bytes)?;
         Ok(Self { image: Arc::new(image), state: Arc::new(state), hot_set: hot_set.map(Arc::new) })
     }
+}
+
+/// Writes a snapshot into `file`, which is empty, and sees to it that it is on the disk: `state`,
+/// and the memory in `view`, of which only the byte ranges `data` may hold anything but zeros.
+/// `progress` is told how many bytes of memory are done, of how many; its error ends the work.
+pub(crate) fn write(
+    file: &File,
+    state: &MachineState,
+    hot_set: Option<&HotSet>,
+    view: &Mapping,
+    data: &[(usize, usize)],
+    progress: &mut dyn FnMut(u64, u64) -> io::Result<()>,
+) -> Result<(), SnapshotFileError> {
+    let body = Body { state, hot_set };
+    let state = postcard::to_stdvec(&body).map_err(SnapshotFileError::Encode)?;
+    let memory_bytes = view.bytes() as u64;
+    let memory_at = memory_at(state.len() as u64, memory_bytes);
+    let mut write_all = || {
+        let chunks = write_memory(file, memory_at, view, data, progress)?;
+        let header = Header {
+            state_bytes: state.len() as u64,
+            state_checksum: xxh3_64(&state),
+            memory_at,
+            memory_bytes,
+            chunks_checksum: xxh3_64(&chunks),
+        };
+        let mut file = file;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&header.encode())?;
+        file.write_all(&state)?;
+        file.write_all(&chunks)?;
+        file.sync_all()
+    };
+    write_all().map_err(SnapshotFileError::Write)
+}
+
+/// Writes the memory from `at` on, but for pages of zeros. Returns the chunks' checksums.
+fn write_memory(
+    file: &File,
+    at: u64,
+    view: &Mapping,
+    data: &[(usize, usize)],
+    progress: &mut dyn FnMut(u64, u64) -> io::Result<()>,
+) -> io::Result<Vec<u8>> {
+    file.set_len(at + view.bytes() as u64)?;
+    let zeros = [0; PAGE_SIZE];
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut checksums = Vec::new();
+    for start in (0..view.bytes()).step_by(CHUNK_BYTES) {
+        progress(start as u64, view.bytes() as u64)?;
+        let bytes = CHUNK_BYTES.min(view.bytes() - start);
+        let chunk = &mut buffer[..bytes];
+        if data.iter().any(|range| range.0 < start + bytes && start < range.1) {
+            view.read(start, chunk);
+        } else {
+            chunk.fill(0);
+        }
+        checksums.extend(xxh3_64(chunk).to_le_bytes());
+        for (index, page) in chunk.chunks(PAGE_SIZE).enumerate() {
+            if page != zeros {
+                file.write_all_at(page, at + (start + index * PAGE_SIZE) as u64)?;
+            }
+        }
+    }
+    Ok(checksums)
 }
 
 /// Checks the first bytes of a file of `file_bytes`, without opening anything.

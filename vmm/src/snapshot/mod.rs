@@ -1,9 +1,11 @@
 //! A snapshot: an immutable, complete machine state.
 
 pub mod file;
+pub mod parts;
 pub mod state;
 
 pub use file::{SnapshotFileError, Verify};
+pub use parts::PartsError;
 pub use state::{MachineState, VcpuRecord};
 
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tine_vmm::boot::linux::{COMMAND_LINE, Kernel};
+use tine_vmm::boot::linux::{BootFile, COMMAND_LINE, Kernel};
 use tine_vmm::devices::disk::Disk;
 use tine_vmm::memory::ImageKind;
 use tine_vmm::{LinuxConfig, Machine};
@@ -22,8 +22,8 @@ fn with_disk() -> Machine {
         vcpus: 1,
         image: ImageKind::Small,
         kernel: Kernel {
-            image: image.kernel,
-            initramfs: image.initramfs,
+            image: BootFile::open(&image.kernel).unwrap(),
+            initramfs: BootFile::open(&image.initramfs).unwrap(),
             command_line: COMMAND_LINE.to_owned(),
         },
         disks: vec![

@@ -1,12 +1,14 @@
 //! Disks: an immutable base file, and over it what a guest has written. A fork of a disk takes
 //! the same time however much that is, and neither side sees what the other writes later.
 
+pub mod given;
 mod overlay;
 mod record;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,12 +92,7 @@ impl Base {
             let path = path.to_path_buf();
             move |source| DiskError::File { action, path, source }
         };
-        // A pipe must not keep the caller waiting, nor a terminal become its own.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(failed("opening"))?;
+        let file = given::open(path).map_err(failed("opening"))?;
         let data = file.metadata().map_err(failed("examining"))?;
         if !data.is_file() {
             let reason = "it is no regular file".into();
@@ -150,6 +147,17 @@ impl Disk {
     /// Whether it can't be written.
     pub fn is_read_only(&self) -> bool {
         self.overlay.is_none()
+    }
+
+    /// The file below it.
+    pub(crate) fn base(&self) -> Option<(&Path, &Arc<File>)> {
+        self.base.as_ref().map(|base| (base.path.as_path(), &base.file))
+    }
+
+    /// The descriptors that it holds.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        let base = self.base.iter().map(|base| base.file.as_raw_fd());
+        base.chain(self.overlay.iter().flat_map(Overlay::descriptors)).collect()
     }
 
     /// What the guest is told for a serial number: the beginning of the base file's name.

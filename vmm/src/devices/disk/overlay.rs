@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -103,6 +103,11 @@ impl Overlay {
             self.layers.push(Arc::new(Layer::new()?));
         }
         Ok(self.layers.len() - 1)
+    }
+
+    /// The descriptors of its layers.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.layers.iter().map(|layer| layer.file.as_raw_fd())
     }
 
     /// How many blocks were written.

@@ -56,6 +56,12 @@ pub struct BlockState {
     disk: Disk,
 }
 
+impl BlockState {
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+}
+
 /// The device.
 #[derive(Debug)]
 pub struct Block {
