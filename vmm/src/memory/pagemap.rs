@@ -121,6 +121,11 @@ pub fn use_file(file: Option<File>) {
     *lock(&GIVEN) = file.map(Arc::new);
 }
 
+/// Gives up the file in use.
+pub fn take_file() -> Option<Arc<File>> {
+    lock(&GIVEN).take()
+}
+
 fn pagemap() -> io::Result<Arc<File>> {
     match &*lock(&GIVEN) {
         Some(file) => Ok(Arc::clone(file)),

@@ -1,0 +1,180 @@
+//! A cell that one holder uses alone.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Process;
+use crate::channel::{Channel, ChannelError};
+use crate::fault::{Fault, Kind};
+use crate::protocol::{Answer, Numbered, Request, Said, VERSION};
+
+/// How long a new process may take to say that it is there.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
+/// A cell that one holder uses alone. Its process is killed when nobody holds it.
+#[derive(Debug)]
+pub struct Line {
+    channel: Channel,
+    process: Process,
+    pub(super) next: u64,
+    /// What it said beside answers, for whoever has it later.
+    pub(super) aside: Vec<Said>,
+}
+
+/// The end of a channel for a process that is about to be made.
+#[derive(Debug)]
+pub(super) struct Expected(Channel);
+
+impl Expected {
+    /// Both ends: this one, and that of the process.
+    pub(super) fn pair() -> Result<(Self, Channel), Fault> {
+        let (own, other) = Channel::pair().map_err(|error| Fault::of(Kind::Room, &error))?;
+        own.tell_senders().map_err(|error| Fault::internal(&error))?;
+        Ok((Self(own), other))
+    }
+
+    /// Waits until the process says that it is there.
+    pub(super) fn greet(self) -> Result<Line, Fault> {
+        let Self(channel) = self;
+        wait(&channel, Instant::now() + HELLO_LIMIT, HELLO_LIMIT)?;
+        let packet = channel.receive::<Said>().map_err(|error| gone(&error))?;
+        match packet.message {
+            Said::Hello { version: VERSION } => {}
+            Said::Hello { version } => {
+                let text = format!("a cell speaks version {version}, not {VERSION}");
+                return Err(Fault::new(Kind::Internal, text));
+            }
+            Said::Dying(reason) => return Err(Fault::new(Kind::Internal, reason)),
+            _ => return Err(nonsense("before it has greeted")),
+        }
+        let pid = packet.sender.ok_or_else(|| nonsense("without a sender"))?;
+        let process = Process::find(pid).map_err(|error| Fault::of(Kind::Gone, &error))?;
+        Ok(Line { channel, process, next: 0, aside: Vec::new() })
+    }
+}
+
+fn nonsense(when: &str) -> Fault {
+    Fault::new(Kind::Gone, format!("the cell spoke {when}, and was killed"))
+}
+
+pub(super) fn gone(error: &ChannelError) -> Fault {
+    Fault::new(Kind::Gone, format!("the cell is gone: {}", crate::fault::with_causes(error)))
+}
+
+/// Waits until something can be received, at most until `until`, which is after `limit`.
+fn wait(channel: &Channel, until: Instant, limit: Duration) -> Result<(), Fault> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout =
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(channel, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => {
+                let text = format!("the cell did not answer within {limit:?}, and was killed");
+                return Err(Fault::new(Kind::Timeout, text));
+            }
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Fault::internal(&error)),
+        }
+    }
+}
+
+impl Line {
+    /// Number of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// Asks for something, with `files`, and waits for the answer, at most `limit`.
+    pub fn call(
+        &mut self,
+        request: Request,
+        files: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>), Fault> {
+        self.ask(request, files)?;
+        self.answer(limit, &mut |_, _| {})
+    }
+
+    /// Asks for something, with `files`.
+    pub fn ask(&mut self, request: Request, files: &[BorrowedFd<'_>]) -> Result<(), Fault> {
+        self.next += 1;
+        let numbered = Numbered { number: self.next, request };
+        self.channel.try_send(&numbered, files).map_err(|error| gone(&error))
+    }
+
+    /// Waits for the answer to the last that was asked for, at most `limit` after the last sign
+    /// of `progress`.
+    pub fn answer(
+        &mut self,
+        limit: Duration,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Answer, Vec<OwnedFd>), Fault> {
+        answer(&self.channel, self.next, limit, &mut self.aside, progress)
+    }
+
+    /// The same, but `progress` says whether to go on.
+    pub(super) fn answer_while(
+        &mut self,
+        limit: Duration,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<(Answer, Vec<OwnedFd>), Fault> {
+        let mut given_up = false;
+        let process = &self.process;
+        let killed = &mut given_up;
+        let answer = answer(&self.channel, self.next, limit, &mut self.aside, &mut |done, of| {
+            if !*killed && !progress(done, of) {
+                *killed = true;
+                process.kill();
+            }
+        });
+        match given_up {
+            true => Err(Fault::state("it was given up")),
+            false => answer,
+        }
+    }
+
+    /// Channel and process, for another holder.
+    pub(super) fn into_parts(self) -> (Channel, Process) {
+        let Self { channel, process, .. } = self;
+        (channel, process)
+    }
+
+    /// Gives it what it can't open itself: its pagemap.
+    pub fn give_pagemap(&mut self) -> Result<(), Fault> {
+        let path = format!("/proc/{}/pagemap", self.process.pid);
+        let file = File::open(path).map_err(|error| Fault::of(Kind::Gone, &error))?;
+        self.call(Request::Pagemap, &[file.as_fd()], HELLO_LIMIT).map(drop)
+    }
+}
+
+/// Waits on `channel` for the answer to request `number`, at most `limit` after the last sign of
+/// `progress`; what else is said goes to `aside`.
+fn answer(
+    channel: &Channel,
+    number: u64,
+    limit: Duration,
+    aside: &mut Vec<Said>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Answer, Vec<OwnedFd>), Fault> {
+    let mut until = Instant::now() + limit;
+    loop {
+        wait(channel, until, limit)?;
+        let packet = channel.receive::<Said>().map_err(|error| gone(&error))?;
+        match packet.message {
+            Said::Answer { number: of, result } if of == number => {
+                return result.map(|answer| (answer, packet.files));
+            }
+            Said::Progress { done, of } => {
+                progress(done, of);
+                until = Instant::now() + limit;
+            }
+            Said::Dying(reason) => return Err(Fault::new(Kind::Gone, reason)),
+            Said::Hello { .. } | Said::Answer { .. } => return Err(nonsense("out of turn")),
+            said @ (Said::Console(_) | Said::State { .. }) => aside.push(said),
+        }
+    }
+}

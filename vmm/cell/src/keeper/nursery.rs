@@ -1,0 +1,554 @@
+//! Cells made ahead, and what is made of them: clones of snapshots, forks of other cells.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::cell::ConsoleOutput;
+use super::line::Expected;
+use super::{Cell, CellSnapshot, Line, Switchboard};
+use crate::channel::Channel;
+use crate::confine::Confinement;
+use crate::fault::{Fault, Kind};
+use crate::protocol::{Answer, Request, Start, Started};
+use crate::warden::{Warden, WardenError};
+
+/// How long a cell may take for one step of its making.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+/// How long the nursery waits after the last that was taken before it makes another: who forks
+/// once often forks again, and is not to be slowed.
+const REST: Duration = Duration::from_millis(15);
+/// How often it looks whether memory is short.
+const LOOK: Duration = Duration::from_secs(1);
+/// Most channel ends that one message to a frozen cell brings.
+const ENDS: usize = crate::channel::MAX_FILES;
+
+/// How many cells are made ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NurseryConfig {
+    /// The program that has [`warden::SUBCOMMAND`](crate::warden::SUBCOMMAND).
+    pub program: &'static str,
+    /// How cells are confined.
+    pub confinement: Confinement,
+    /// Confined processes with nothing in them.
+    pub blank: usize,
+    /// Dormant clones of each snapshot that was asked for lately.
+    pub dormant: usize,
+    /// Snapshots that have dormant clones.
+    pub snapshots: usize,
+    /// While less memory of the host is available, bytes, none are made, and those that wait
+    /// are given up.
+    pub reserve_bytes: u64,
+}
+
+impl Default for NurseryConfig {
+    fn default() -> Self {
+        Self {
+            program: "/proc/self/exe",
+            confinement: Confinement::default(),
+            blank: 2,
+            dormant: 2,
+            snapshots: 8,
+            reserve_bytes: 512 << 20,
+        }
+    }
+}
+
+/// Where the cell of a clone came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was made ahead, with the clone in it.
+    Dormant,
+    /// It was made ahead, with nothing in it.
+    Blank,
+    /// It was made when it was asked for.
+    Fresh,
+}
+
+impl Origin {
+    /// Its name in ladders and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dormant => "dormant",
+            Self::Blank => "blank",
+            Self::Fresh => "fresh",
+        }
+    }
+}
+
+/// Dormant clones of one snapshot.
+#[derive(Debug)]
+struct Crib {
+    snapshot: Weak<CellSnapshot>,
+    lines: Vec<Line>,
+    /// When a clone was asked for last.
+    asked: Instant,
+    /// Pages of the hot set that the lines have.
+    hot_pages: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    blank: Vec<Line>,
+    cribs: HashMap<u64, Crib>,
+    /// When a cell was taken last.
+    taken: Option<Instant>,
+    closed: bool,
+}
+
+/// Makes cells.
+#[derive(Debug)]
+pub struct Nursery {
+    shared: Arc<Shared>,
+    switchboard: Switchboard,
+    refill: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: NurseryConfig,
+    warden: Arc<Warden>,
+    pool: Mutex<Pool>,
+    changed: Condvar,
+    short: AtomicBool,
+    drained: AtomicU64,
+}
+
+/// How full the nursery is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Cells with nothing in them.
+    pub blank: usize,
+    /// Dormant clones.
+    pub dormant: usize,
+    /// Cells that were given up because memory was short, since the beginning.
+    pub drained: u64,
+}
+
+impl Nursery {
+    /// Starts the warden, and begins to make cells.
+    pub fn start(config: NurseryConfig) -> Result<Self, WardenError> {
+        let warden = Arc::new(Warden::start(config.program, config.confinement)?);
+        let switchboard = Switchboard::start(Arc::clone(&warden)).map_err(WardenError::Start)?;
+        let shared = Arc::new(Shared {
+            config,
+            warden,
+            pool: Mutex::default(),
+            changed: Condvar::new(),
+            short: AtomicBool::new(false),
+            drained: AtomicU64::new(0),
+        });
+        let own = Arc::clone(&shared);
+        let refill = std::thread::Builder::new().name("nursery".into()).spawn(move || own.refill());
+        let refill = Mutex::new(Some(refill.map_err(WardenError::Start)?));
+        Ok(Self { shared, switchboard, refill })
+    }
+
+    /// How full it is.
+    pub fn fill(&self) -> Fill {
+        let pool = self.shared.pool();
+        Fill {
+            blank: pool.blank.len(),
+            dormant: pool.cribs.values().map(|crib| crib.lines.len()).sum(),
+            drained: self.shared.drained.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until everything that is to be made ahead is there, or `limit` is over. Whether it is.
+    pub fn wait_full(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let mut pool = self.shared.pool();
+        loop {
+            if self.shared.wish(&mut pool).is_none() {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.shared.changed.wait_timeout(pool, left.min(LOOK));
+            pool = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A cell with nothing in it, and where it came from.
+    pub fn blank(&self) -> Result<(Line, Origin), Fault> {
+        let ready = {
+            let mut pool = self.shared.pool();
+            pool.taken = Some(Instant::now());
+            pool.blank.pop()
+        };
+        self.shared.changed.notify_all();
+        match ready {
+            Some(line) => Ok((line, Origin::Blank)),
+            None => self.shared.make().map(|line| (line, Origin::Fresh)),
+        }
+    }
+
+    /// A clone of `snapshot` in a cell of its own, which runs.
+    pub fn spawn(
+        &self,
+        snapshot: &Arc<CellSnapshot>,
+        wish: SpawnWish,
+        console: ConsoleOutput,
+    ) -> Result<(Cell, Origin), Fault> {
+        let ready = match wish.eager || !wish.hot_set {
+            true => None,
+            false => self.shared.take_dormant(snapshot),
+        };
+        let (mut line, origin) = match ready {
+            Some(line) => (line, Origin::Dormant),
+            None => {
+                let (mut line, origin) = self.blank()?;
+                prepare(&mut line, snapshot, wish.eager, wish.hot_set, false)?;
+                (line, origin)
+            }
+        };
+        (wish.enter)(line.pid())?;
+        let started = start(&mut line, Request::Start(wish.start))?;
+        Ok((Cell::attach(line, started, &self.switchboard, console)?, origin))
+    }
+
+    /// Forks `parent`, which goes on: one result for each of `children`, in order, and how long
+    /// it stood still.
+    pub fn fork(
+        &self,
+        parent: &Cell,
+        children: Vec<(SpawnWish, ConsoleOutput)>,
+    ) -> Result<(Vec<Result<Cell, Fault>>, Duration), Fault> {
+        let (mut first, pause) = self.freeze(parent)?;
+        let siblings = self.split(&mut first, children.len().saturating_sub(1));
+        let lines = std::iter::once(Ok(first)).chain(siblings);
+        // All are asked before the first is waited for: they start side by side.
+        let asked: Vec<_> = lines
+            .zip(children)
+            .map(|(line, (wish, console))| {
+                let mut line = line?;
+                (wish.enter)(line.pid())?;
+                line.give_pagemap()?;
+                line.ask(Request::Thaw(wish.start), &[])?;
+                Ok((line, console))
+            })
+            .collect();
+        let cells = asked
+            .into_iter()
+            .map(|asked: Result<(Line, ConsoleOutput), Fault>| {
+                let (mut line, console) = asked?;
+                let started = started(line.answer(STEP_LIMIT, &mut |_, _| {})?.0)?;
+                let cell = Cell::attach(line, started, &self.switchboard, console)?;
+                Ok(cell.after_pause(pause))
+            })
+            .collect();
+        Ok((cells, pause))
+    }
+
+    /// A process that holds what `parent` is now, and how long that stood still.
+    fn freeze(&self, parent: &Cell) -> Result<(Line, Duration), Fault> {
+        let (expected, end) = Expected::pair()?;
+        let (answer, _) = parent.call(Request::Freeze, &[end.as_fd()])?;
+        drop(end);
+        match answer {
+            Answer::Frozen { pause } => Ok((expected.greet()?, pause)),
+            other => Err(parent.nonsense(&other)),
+        }
+    }
+
+    /// `count` processes that hold the same as `frozen`.
+    fn split(&self, frozen: &mut Line, count: usize) -> Vec<Result<Line, Fault>> {
+        let mut siblings = Vec::with_capacity(count);
+        while siblings.len() < count {
+            let few = (count - siblings.len()).min(ENDS);
+            let made = match split_few(frozen, few) {
+                Ok(made) => made,
+                Err(fault) => std::iter::repeat_with(|| Err(fault.clone())).take(few).collect(),
+            };
+            siblings.extend(made);
+        }
+        siblings
+    }
+
+    /// A snapshot of `cell`, which goes on, in memory; and how long it stood still.
+    pub fn snapshot(&self, cell: &Cell) -> Result<(CellSnapshot, Duration), Fault> {
+        let (mut frozen, pause) = self.freeze(cell)?;
+        frozen.give_pagemap()?;
+        Ok((snapshot_of(frozen.call(Request::Export, &[], STEP_LIMIT)?)?.0, pause))
+    }
+
+    /// Writes a snapshot of `cell`, which goes on meanwhile, into `file`; `progress` is told how
+    /// many bytes are written, of how many, and says whether to go on. Returns how long it stood
+    /// still.
+    pub fn save(
+        &self,
+        cell: &Cell,
+        file: &File,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Duration, Fault> {
+        let (mut frozen, pause) = self.freeze(cell)?;
+        frozen.give_pagemap()?;
+        frozen.ask(Request::Save, &[file.as_fd()])?;
+        frozen.answer_while(STEP_LIMIT, progress)?;
+        Ok(pause)
+    }
+
+    /// Boots a machine in a cell of its own, by `request` with `files`, within `limit`, and takes
+    /// a snapshot of it; the machine is gone then.
+    pub fn boot(
+        &self,
+        request: Request,
+        files: &[std::os::fd::BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<CellSnapshot, Fault> {
+        let (mut line, _) = self.blank()?;
+        line.call(request, files, limit)?;
+        Ok(snapshot_of(line.call(Request::Copy, &[], STEP_LIMIT)?)?.0)
+    }
+
+    /// A snapshot that lies in `file`, by errors named `name`, with `disks` below its own, as a
+    /// cell reads it: nothing of it is believed here.
+    pub fn open(
+        &self,
+        file: &File,
+        name: &Path,
+        disks: &[(&Path, &File)],
+    ) -> Result<CellSnapshot, Fault> {
+        let (mut line, _) = self.blank()?;
+        let mut files = vec![file.as_fd()];
+        files.extend(disks.iter().map(|(_, file)| file.as_fd()));
+        let disks = disks.iter().map(|(path, _)| path.to_path_buf()).collect();
+        let request = Request::Open { name: name.to_path_buf(), disks };
+        Ok(snapshot_of(line.call(request, &files, STEP_LIMIT)?)?.0)
+    }
+
+    /// Ends everything that waits, and makes no more.
+    pub fn close(&self) {
+        {
+            let mut pool = self.shared.pool();
+            pool.closed = true;
+            pool.blank.clear();
+            pool.cribs.clear();
+        }
+        self.shared.changed.notify_all();
+        let refill = self.refill.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(_)) = refill.map(JoinHandle::join) {
+            tracing::error!("the thread of the nursery panicked");
+        }
+    }
+}
+
+impl Drop for Nursery {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What a clone is to be.
+pub struct SpawnWish {
+    /// Whether all its memory is copied first.
+    pub eager: bool,
+    /// Whether the snapshot's hot set is copied ahead, if it has one.
+    pub hot_set: bool,
+    /// How it starts.
+    pub start: Start,
+    /// Puts its process where its limits are, before it starts.
+    pub enter: Box<dyn FnOnce(u32) -> Result<(), Fault> + Send>,
+}
+
+impl SpawnWish {
+    /// A copy-on-write clone with the hot set, that starts so, without limits.
+    pub fn new(start: Start) -> Self {
+        Self { eager: false, hot_set: true, start, enter: Box::new(|_| Ok(())) }
+    }
+}
+
+fn split_few(frozen: &mut Line, count: usize) -> Result<Vec<Result<Line, Fault>>, Fault> {
+    let pairs = (0..count).map(|_| Expected::pair()).collect::<Result<Vec<_>, _>>()?;
+    let (expected, ends): (Vec<Expected>, Vec<Channel>) = pairs.into_iter().unzip();
+    let files: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
+    frozen.call(Request::Split, &files, STEP_LIMIT)?;
+    // Those that were not made are noticed only when nobody has their end.
+    drop(files);
+    drop(ends);
+    Ok(expected.into_iter().map(Expected::greet).collect())
+}
+
+fn prepare(
+    line: &mut Line,
+    snapshot: &CellSnapshot,
+    eager: bool,
+    hot_set: bool,
+    dry_run: bool,
+) -> Result<Option<u64>, Fault> {
+    let hot_pages = snapshot.hot_pages();
+    let hot = if hot_set { snapshot.hot_file() } else { None };
+    let mut files = snapshot.files();
+    files.extend(hot.as_ref().map(|file| file.as_fd()));
+    let request = Request::Prepare { eager, hot_set: hot.is_some(), dry_run };
+    line.call(request, &files, STEP_LIMIT)?;
+    Ok(hot_pages.filter(|_| hot.is_some()))
+}
+
+fn start(line: &mut Line, request: Request) -> Result<Started, Fault> {
+    started(line.call(request, &[], STEP_LIMIT)?.0)
+}
+
+fn started(answer: Answer) -> Result<Started, Fault> {
+    match answer {
+        Answer::Started(started) => Ok(started),
+        other => Err(Fault::new(Kind::Gone, format!("the cell answered with {other:.40?}"))),
+    }
+}
+
+fn snapshot_of(answer: (Answer, Vec<OwnedFd>)) -> Result<(CellSnapshot, Duration), Fault> {
+    match answer {
+        (Answer::Snapshot { about, pause }, files) => Ok((CellSnapshot::new(files, about), pause)),
+        (other, _) => Err(Fault::new(Kind::Gone, format!("the cell answered with {other:.40?}"))),
+    }
+}
+
+/// What is to be made next.
+enum Wish {
+    Blank,
+    Dormant(Arc<CellSnapshot>),
+}
+
+impl Shared {
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a cell with nothing in it.
+    fn make(&self) -> Result<Line, Fault> {
+        let (expected, end) = Expected::pair()?;
+        self.warden.make_cell(end).map_err(|error| Fault::internal(&error))?;
+        expected.greet()
+    }
+
+    /// A dormant clone of `snapshot`, if there is one; it is asked for in any case.
+    fn take_dormant(&self, snapshot: &Arc<CellSnapshot>) -> Option<Line> {
+        let now = Instant::now();
+        let mut pool = self.pool();
+        pool.taken = Some(now);
+        let crib = pool.cribs.entry(snapshot.number).or_insert_with(|| Crib {
+            snapshot: Arc::downgrade(snapshot),
+            lines: Vec::new(),
+            asked: now,
+            hot_pages: None,
+        });
+        crib.asked = now;
+        let line = crib.lines.pop();
+        drop(pool);
+        self.changed.notify_all();
+        line
+    }
+
+    /// What is missing, and may be made.
+    fn wish(&self, pool: &mut Pool) -> Option<Wish> {
+        if pool.closed || self.short.load(Ordering::Relaxed) {
+            return None;
+        }
+        if pool.blank.len() < self.config.blank {
+            return Some(Wish::Blank);
+        }
+        pool.cribs.retain(|_, crib| crib.snapshot.strong_count() > 0);
+        let mut cribs: Vec<_> = pool.cribs.values_mut().collect();
+        cribs.sort_by_key(|crib| std::cmp::Reverse(crib.asked));
+        // Those that were asked for longest ago are given up.
+        for crib in cribs.iter_mut().skip(self.config.snapshots) {
+            crib.lines.clear();
+        }
+        for crib in cribs.into_iter().take(self.config.snapshots) {
+            let Some(snapshot) = crib.snapshot.upgrade() else { continue };
+            // The hot set became known, or another one.
+            if crib.hot_pages != snapshot.hot_pages() {
+                crib.lines.clear();
+            }
+            if crib.lines.len() < self.config.dormant {
+                return Some(Wish::Dormant(snapshot));
+            }
+        }
+        None
+    }
+
+    /// Makes what is missing, until the nursery closes.
+    fn refill(&self) {
+        loop {
+            let wish = {
+                let mut pool = self.pool();
+                loop {
+                    if pool.closed {
+                        return;
+                    }
+                    let rest = pool
+                        .taken
+                        .map_or(Duration::ZERO, |taken| REST.saturating_sub(taken.elapsed()));
+                    let wish = self.wish(&mut pool);
+                    if let Some(wish) = wish.filter(|_| rest.is_zero()) {
+                        break wish;
+                    }
+                    let limit = if rest.is_zero() { LOOK } else { rest };
+                    let waited = self.changed.wait_timeout(pool, limit);
+                    pool = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    self.look_at_memory(&mut pool);
+                }
+            };
+            if let Err(fault) = self.fulfil(wish) {
+                tracing::warn!(%fault, "a cell could not be made ahead");
+                // It may be that none can be made for a while.
+                let pool = self.pool();
+                drop(self.changed.wait_timeout(pool, LOOK));
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn fulfil(&self, wish: Wish) -> Result<(), Fault> {
+        let mut line = self.make()?;
+        match wish {
+            Wish::Blank => self.pool().blank.push(line),
+            Wish::Dormant(snapshot) => {
+                let hot_pages = prepare(&mut line, &snapshot, false, true, true)?;
+                let mut pool = self.pool();
+                if let Some(crib) = pool.cribs.get_mut(&snapshot.number) {
+                    crib.hot_pages = hot_pages;
+                    crib.lines.push(line);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up what waits when memory is short.
+    fn look_at_memory(&self, pool: &mut Pool) {
+        let short = match available_bytes() {
+            Ok(available) => available < self.config.reserve_bytes,
+            Err(error) => {
+                tracing::warn!(%error, "how much memory is available can't be found out");
+                false
+            }
+        };
+        self.short.store(short, Ordering::Relaxed);
+        if short {
+            let blank = pool.blank.drain(..);
+            let dormant = pool.cribs.values_mut().flat_map(|crib| crib.lines.drain(..));
+            let drained = blank.chain(dormant).count() as u64;
+            self.drained.fetch_add(drained, Ordering::Relaxed);
+            if drained > 0 {
+                tracing::info!(drained, "memory is short: cells made ahead were given up");
+            }
+        }
+    }
+}
+
+/// Memory of this host that could be had, bytes.
+fn available_bytes() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,160 @@
+//! The thread that hears what all cells say, and from the warden which of them have ended.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use super::cell::Hearer;
+use crate::warden::{Report, Warden, how_it_ended};
+
+/// Token of the warden.
+const WARDEN: u64 = 0;
+/// Events taken at once.
+const EVENTS: usize = 64;
+
+/// Hears all cells.
+#[derive(Debug)]
+pub struct Switchboard {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    epoll: std::os::fd::OwnedFd,
+    hearers: Mutex<HashMap<u64, Weak<Hearer>>>,
+    /// How processes ended whose cell is not attached, by the warden's number: it may be
+    /// attached later.
+    ended: Mutex<HashMap<u32, String>>,
+    next: AtomicU64,
+    warden: Arc<Warden>,
+}
+
+impl Switchboard {
+    /// Starts the thread, which hears `warden`, too.
+    pub fn start(warden: Arc<Warden>) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, warden.channel(), EventData::new_u64(WARDEN), EventFlags::IN)?;
+        let shared = Arc::new(Shared {
+            epoll,
+            hearers: Mutex::default(),
+            ended: Mutex::default(),
+            next: AtomicU64::new(WARDEN + 1),
+            warden,
+        });
+        let own = Arc::clone(&shared);
+        let thread =
+            std::thread::Builder::new().name("switchboard".into()).spawn(move || own.serve())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// From now on `hearer` is told what comes through its channel.
+    pub(super) fn attach(&self, hearer: &Arc<Hearer>) -> io::Result<()> {
+        let shared = &self.shared;
+        let token = shared.next.fetch_add(1, Ordering::Relaxed);
+        shared.hearers().insert(token, Arc::downgrade(hearer));
+        let data = EventData::new_u64(token);
+        epoll::add(&shared.epoll, hearer.channel(), data, EventFlags::IN)?;
+        if let Some(how) = shared.ended().remove(&hearer.inner_pid()) {
+            hearer.ended(&how);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Switchboard {
+    fn drop(&mut self) {
+        // The thread ends with the warden.
+        self.shared.warden.end();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(_)) = thread.map(JoinHandle::join) {
+            tracing::error!("the switchboard's thread panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn hearers(&self) -> MutexGuard<'_, HashMap<u64, Weak<Hearer>>> {
+        self.hearers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> MutexGuard<'_, HashMap<u32, String>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            events.clear();
+            let waited =
+                epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
+            match waited {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the switchboard can't wait any more");
+                    return;
+                }
+            }
+            for event in &events {
+                match event.data.u64() {
+                    WARDEN => {
+                        if !self.hear_warden() {
+                            return;
+                        }
+                    }
+                    token => self.hear_cell(token),
+                }
+            }
+        }
+    }
+
+    fn hear_cell(&self, token: u64) {
+        let hearer = self.hearers().get(&token).and_then(Weak::upgrade);
+        let goes_on = match &hearer {
+            Some(hearer) => hearer.hear(),
+            None => false,
+        };
+        if !goes_on {
+            self.hearers().remove(&token);
+            if let Some(hearer) = hearer {
+                if let Err(error) = epoll::delete(&self.epoll, hearer.channel().as_fd()) {
+                    tracing::warn!(%error, "a cell can't be left");
+                }
+            }
+        }
+    }
+
+    /// Whether there is more to hear.
+    fn hear_warden(&self) -> bool {
+        loop {
+            match self.warden.report() {
+                Ok(None) => return true,
+                Ok(Some(Report::Ended(pid, status))) => self.tell_end(pid, &how_it_ended(status)),
+                Ok(Some(Report::NoCell(reason))) => {
+                    tracing::error!(reason, "a cell could not be made");
+                }
+                Ok(Some(Report::Ready(_))) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the warden is gone, and all cells with it");
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn tell_end(&self, inner_pid: u32, how: &str) {
+        let own = |hearer: &Arc<Hearer>| hearer.inner_pid() == inner_pid;
+        let hearer = self.hearers().values().filter_map(Weak::upgrade).find(own);
+        match hearer {
+            Some(hearer) => hearer.ended(how),
+            None => {
+                self.ended().insert(inner_pid, how.to_owned());
+            }
+        }
+    }
+}
