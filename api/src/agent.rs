@@ -12,12 +12,13 @@ use thiserror::Error;
 use tine_abi::agent::{
     AgentMessage, CHUNK, Failure, HostMessage, Request, VERSION, decode, encode, message_length,
 };
+use tine_cell::fault::with_causes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use crate::problem::{Problem, with_causes};
+use crate::problem::Problem;
 
 /// How long the agent may take to say the first word to something that it begins at once.
 pub const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(10);

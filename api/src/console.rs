@@ -64,8 +64,9 @@ impl Default for ConsoleBuffer {
     }
 }
 
-impl Write for ConsoleBuffer {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+impl ConsoleBuffer {
+    /// Takes what was printed.
+    pub fn push(&mut self, data: &[u8]) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.bytes.extend_from_slice(data);
         if log.bytes.len() > 2 * KEPT_BYTES {
@@ -74,6 +75,12 @@ impl Write for ConsoleBuffer {
             log.dropped += cut as u64;
         }
         self.written.send_modify(|count| *count += data.len() as u64);
+    }
+}
+
+impl Write for ConsoleBuffer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.push(data);
         Ok(data.len())
     }
 

@@ -1,7 +1,7 @@
 //! The daemon: microVMs forked over HTTP.
 //!
 //! [`server`] speaks HTTP, [`model`] is what goes over the wire, [`registry`] holds the
-//! sandboxes and snapshots, [`template`] the images that have booted, [`agent`] speaks with
+//! sandboxes and snapshots, [`template`] the images that have booted, [`engine`] makes machines, [`agent`] speaks with
 //! what runs in Linux guests, and [`metrics`] counts.
 
 #![warn(missing_docs)]
@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod console;
+pub mod engine;
 pub mod metrics;
 pub mod model;
 pub mod problem;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tine_cell::Origin;
 use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::Ledger;
 use tine_vmm::{Ladder, MemoryMode};
@@ -81,8 +82,9 @@ pub struct SpawnRequest {
     /// How they get their memory.
     #[serde(default)]
     pub memory: Memory,
-    /// Whether the snapshot's hot set is copied ahead.
-    #[serde(default)]
+    /// Whether the snapshot's hot set is copied ahead: the pages that its first clones were seen
+    /// to use.
+    #[serde(default = "yes")]
     pub hot_set: bool,
 }
 
@@ -195,11 +197,16 @@ pub struct LadderAnswer {
     pub dirty_pages: u64,
     /// How the memory was made.
     pub strategy: String,
+    /// Where the cell came from: `dormant`, `blank` or `fresh`; null after a fork, and without
+    /// cells.
+    pub cell: Option<&'static str>,
 }
 
-impl From<&Ladder> for LadderAnswer {
-    fn from(ladder: &Ladder) -> Self {
+impl LadderAnswer {
+    /// What `ladder` says of a clone whose cell came from `origin`.
+    pub fn new(ladder: &Ladder, origin: Option<Origin>) -> Self {
         Self {
+            cell: origin.map(Origin::name),
             queue: micros(ladder.queue),
             shell: micros(ladder.shell),
             memslot: micros(ladder.memslot),
@@ -239,6 +246,8 @@ pub struct SandboxAnswer {
     pub snapshot: Option<String>,
     /// The image it goes back to.
     pub image: String,
+    /// The process that hosts it alone; null without cells.
+    pub pid: Option<u32>,
     /// Number of vCPUs.
     pub vcpus: u8,
     /// Guest RAM.
@@ -371,6 +380,10 @@ impl MemoryAnswer {
 
 fn one() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Reads a JSON body; an error names the field at fault.

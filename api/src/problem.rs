@@ -1,15 +1,13 @@
 //! Errors as RFC 9457 problem documents.
 
-use std::error::Error;
-
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tine_abi::agent::Failure;
+use tine_cell::fault::with_causes;
+use tine_cell::{Fault, Kind};
 use tine_images::ImageError;
 use tine_vmm::MachineError;
-use tine_vmm::boot::BootError;
-use tine_vmm::kvm::KvmError;
 use utoipa::ToSchema;
 
 use crate::template::TemplateError;
@@ -81,40 +79,24 @@ impl Problem {
     }
 }
 
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        let Fault { kind, text } = fault;
+        match kind {
+            Kind::State | Kind::Gone => Self::conflict(text),
+            Kind::Value(field) => Self::value(&field, text),
+            Kind::Timeout => Self::new(StatusCode::GATEWAY_TIMEOUT, text),
+            Kind::Guest => Self::new(StatusCode::BAD_GATEWAY, text),
+            Kind::Agent(failure) => Self { detail: text, ..Self::from(failure) },
+            Kind::Room => Self::unavailable(text),
+            Kind::Internal => Self::internal(text),
+        }
+    }
+}
+
 impl From<MachineError> for Problem {
     fn from(error: MachineError) -> Self {
-        let detail = with_causes(&error);
-        match error {
-            MachineError::Busy { .. }
-            | MachineError::Killed
-            | MachineError::Failed(_)
-            | MachineError::Lost
-            | MachineError::NoAgent
-            | MachineError::NoWorkload
-            | MachineError::Ended(_)
-            | MachineError::NoOrigin => Self::conflict(detail),
-            MachineError::NoVcpu { .. } => Self::value("vcpu", detail),
-            MachineError::Refused { .. } => Self::value("bytes", detail),
-            MachineError::Boot(BootError::Vcpus { .. } | BootError::LinuxVcpus { .. }) => {
-                Self::value("vcpus", detail)
-            }
-            MachineError::Boot(BootError::Ram { .. } | BootError::LinuxRam { .. }) => {
-                Self::value("memory_mib", detail)
-            }
-            MachineError::Timeout { .. } | MachineError::AgentSilent(_) => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
-            }
-            MachineError::Agent { .. } => Self::new(StatusCode::BAD_GATEWAY, detail),
-            MachineError::AgentRefused { failure, .. } => Self { detail, ..Self::from(failure) },
-            MachineError::Memory(_) | MachineError::Thread { .. } => Self::unavailable(detail),
-            // The host is full; a few sandboxes less, and it would have worked.
-            MachineError::Kvm(KvmError::Call { source, .. })
-                if [libc::ENOMEM, libc::EMFILE, libc::ENFILE].contains(&source.errno()) =>
-            {
-                Self::unavailable(detail)
-            }
-            _ => Self::internal(detail),
-        }
+        Fault::from(error).into()
     }
 }
 
@@ -155,20 +137,10 @@ impl From<TemplateError> for Problem {
                 Self::new(StatusCode::NOT_FOUND, detail).at("image")
             }
             TemplateError::Boot { source, .. } => Self { detail, ..Self::from(*source) },
+            TemplateError::Cell { source, .. } => Self { detail, ..Self::from(source) },
             _ => Self::internal(detail),
         }
     }
-}
-
-/// An error and what caused it, in one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl IntoResponse for Problem {

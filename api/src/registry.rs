@@ -17,9 +17,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tine_vmm::{Identity, KvmHost, Machine, SpawnOptions};
+use tine_cell::{Fault, Origin as CellOrigin};
 
 use crate::console::{ConsoleBuffer, ConsoleReader};
+use crate::engine::{CloneWish, Engine, Vm};
 use crate::metrics::Metrics;
 use crate::model::{CloneResult, ForkRequest, Memory, SandboxAnswer, SpawnRequest};
 use crate::problem::Problem;
@@ -48,7 +49,7 @@ struct Contents {
 /// Everything that the daemon holds.
 #[derive(Debug)]
 pub struct Registry {
-    host: Arc<KvmHost>,
+    engine: Engine,
     /// Where images of Linux guests are, if anywhere.
     images: Option<PathBuf>,
     limits: Limits,
@@ -85,15 +86,20 @@ struct Origin<'a> {
 
 impl Registry {
     /// An empty registry, which finds images of Linux guests in the store at `images`.
-    pub fn new(host: Arc<KvmHost>, images: Option<PathBuf>, limits: Limits) -> Self {
+    pub fn new(engine: Engine, images: Option<PathBuf>, limits: Limits) -> Self {
         Self {
-            host,
+            engine,
             images,
             limits,
             metrics: Metrics::new(),
             contents: Mutex::default(),
             templates: Templates::default(),
         }
+    }
+
+    /// What makes its machines.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// What it admits.
@@ -115,7 +121,7 @@ impl Registry {
         let (snapshot, image, id, _promise) = match &request.snapshot {
             Some(name) => {
                 let (id, stored) = self.find_snapshot(name)?;
-                let promise = self.promise(request.count, stored.snapshot.state.ram.bytes())?;
+                let promise = self.promise(request.count, stored.snapshot.about().ram_bytes)?;
                 (stored.snapshot.clone(), stored.image.clone(), Some(id), promise)
             }
             None => {
@@ -124,7 +130,7 @@ impl Registry {
                 let shape = Shape { vcpus: request.vcpus.unwrap_or(1), memory_mib };
                 let image = request.image.as_deref().unwrap_or(WORKLOAD);
                 let store = self.images.as_deref();
-                let snapshot = self.templates.get(&self.host, store, image, shape)?;
+                let snapshot = self.templates.get(&self.engine, store, image, shape)?;
                 (snapshot, image.to_owned(), None, promise)
             }
         };
@@ -145,9 +151,8 @@ impl Registry {
                 Ok(wanted) => wanted,
                 Err(problem) => return CloneResult::Error(problem),
             };
-            let mut options = wanted.options(request.memory, requested);
-            options.hot_set = request.hot_set;
-            let made = Machine::spawn(&self.host, &snapshot, options).map_err(Problem::from);
+            let wish = wanted.wish(request.memory, request.hot_set, requested);
+            let made = self.engine.spawn(&snapshot, wish);
             self.admit("spawn", &origin, wanted, made)
         };
         Ok((0..request.count).map(make).collect())
@@ -162,11 +167,12 @@ impl Registry {
     ) -> Result<Vec<CloneResult>, Problem> {
         request.check()?;
         let parent = self.find(id)?;
-        let _promise = self.promise(request.count, parent.machine.ram_bytes())?;
+        let _promise = self.promise(request.count, parent.ram_bytes)?;
         let wanted: Vec<Wanted> =
             (0..request.count).map(|_| Wanted::new()).collect::<Result<_, _>>()?;
-        let children = wanted.iter().map(|one| one.options(request.memory, requested)).collect();
-        let forked = parent.machine.fork(children).inspect_err(|_| {
+        let wish = |one: &Wanted| one.wish(request.memory, false, requested);
+        let children = wanted.iter().map(wish).collect();
+        let forked = self.engine.fork(&parent.vm, children).inspect_err(|_| {
             self.metrics.failed("fork", request.count);
         })?;
         let origin = Origin {
@@ -181,8 +187,8 @@ impl Registry {
         if let Some(pause) = first.and_then(|child| child.ladder().parent_pause) {
             self.metrics.paused(pause);
         }
-        let admit = |(child, wanted): (Result<Machine, _>, _)| {
-            self.admit("fork", &origin, wanted, child.map_err(Problem::from))
+        let admit = |(child, wanted): (Result<Vm, Fault>, _)| {
+            self.admit("fork", &origin, wanted, child.map(|vm| (vm, None)))
         };
         Ok(forked.into_iter().zip(wanted).map(admit).collect())
     }
@@ -193,17 +199,17 @@ impl Registry {
         by: &'static str,
         origin: &Origin<'_>,
         wanted: Wanted,
-        made: Result<Machine, Problem>,
+        made: Result<(Vm, Option<CellOrigin>), Fault>,
     ) -> CloneResult {
         let Wanted { id, console } = wanted;
-        let machine = match made {
+        let (vm, cell) = match made {
             Ok(made) => made,
-            Err(problem) => {
+            Err(fault) => {
                 self.metrics.failed(by, 1);
-                return CloneResult::Error(problem);
+                return CloneResult::Error(fault.into());
             }
         };
-        self.metrics.made(by, origin.memory, &machine.ladder());
+        self.metrics.made(by, origin.memory, &vm.ladder());
         let lifetime = origin.timeout_s.map(Duration::from_secs);
         let mut contents = self.contents();
         if contents.closed {
@@ -212,8 +218,9 @@ impl Registry {
         contents.made += 1;
         let sandbox = Arc::new(Sandbox {
             id: id.clone(),
-            ram_bytes: machine.ram_bytes(),
-            machine,
+            ram_bytes: vm.ram_bytes(),
+            vm,
+            cell,
             console,
             labels: origin.labels.clone(),
             image: origin.image.to_owned(),
@@ -295,7 +302,7 @@ impl Registry {
     pub fn remove(&self, id: &str) -> Result<(), Problem> {
         let removed = self.contents().sandboxes.remove(id);
         let sandbox = removed.ok_or_else(|| Problem::missing("sandbox", id))?;
-        sandbox.machine.kill();
+        sandbox.vm.kill();
         self.metrics.killed();
         Ok(())
     }
@@ -311,7 +318,7 @@ impl Registry {
             .collect();
         for sandbox in over {
             tracing::info!(id = sandbox.id, "the sandbox's time is up");
-            sandbox.machine.kill();
+            sandbox.vm.kill();
             self.metrics.expired();
         }
     }
@@ -334,7 +341,7 @@ impl Registry {
             if sandbox.is_alive() {
                 ids.push(sandbox.id.clone());
             }
-            sandbox.machine.kill();
+            sandbox.vm.kill();
         }
         ids.sort();
         ids
@@ -357,13 +364,14 @@ impl Wanted {
     }
 
     /// How it is made: a Linux guest calls itself by its id.
-    fn options(&self, memory: Memory, requested: Instant) -> SpawnOptions {
-        SpawnOptions {
-            memory: memory.into(),
-            console: Box::new(self.console.clone()),
+    fn wish(&self, memory: Memory, hot_set: bool, requested: Instant) -> CloneWish {
+        CloneWish {
+            memory,
+            hot_set,
             requested,
-            identity: Identity { hostname: Some(self.id.clone()), machine_id: None },
-            ..SpawnOptions::new()
+            hostname: self.id.clone(),
+            console: self.console.clone(),
+            enter: Box::new(|_| Ok(())),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tine_cell::Fault;
 use tine_images::{Image, ImageError, Store};
 use tine_vmm::boot::linux::{BootFile, COMMAND_LINE, Kernel};
 use tine_vmm::devices::ConsoleSink;
@@ -18,7 +19,7 @@ use tine_vmm::{KvmHost, LinuxConfig, Machine, MachineError, Snapshot};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How long a kernel and its agent may take to come up.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// vCPUs and memory of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +47,15 @@ pub enum TemplateError {
         /// Why.
         #[source]
         source: Box<MachineError>,
+    },
+    /// It did not boot in a cell.
+    #[error("booting {image} in a cell")]
+    Cell {
+        /// The image.
+        image: String,
+        /// Why.
+        #[source]
+        source: Fault,
     },
     /// The snapshot could not be kept.
     #[error("keeping the snapshot of {image}")]
@@ -93,26 +103,47 @@ pub fn get(
     shape: Shape,
     console: ConsoleSink,
 ) -> Result<Template, TemplateError> {
+    let boot_and_keep = |path: &Path, image: &Image| {
+        let snapshot = boot(host, image, shape, console)?;
+        snapshot.save(path).map_err(|error| TemplateError::Keep {
+            image: image.name.clone(),
+            source: Box::new(error),
+        })?;
+        Ok(snapshot)
+    };
+    let (snapshot, boot) = get_by(store, name, shape, |path, _| open(host, path), boot_and_keep)?;
+    Ok(Template { snapshot, boot })
+}
+
+/// The same for whoever holds snapshots in another way: `open` is given the path of a kept one,
+/// which may not be there; `boot` is given the path to keep one at.
+pub fn get_by<S>(
+    store: &Store,
+    name: &str,
+    shape: Shape,
+    open: impl Fn(&Path, &Image) -> Option<S>,
+    boot: impl FnOnce(&Path, &Image) -> Result<S, TemplateError>,
+) -> Result<(S, Option<Duration>), TemplateError> {
     let image = store.get(name)?;
     let path = place(store, &image, shape)?;
     // A kept snapshot appears whole or not at all: no lock for the many who find it.
-    if let Some(snapshot) = open(host, &path) {
-        return Ok(Template { snapshot, boot: None });
+    if path.exists()
+        && let Some(snapshot) = open(&path, &image)
+    {
+        return Ok((snapshot, None));
     }
     let _lock = lock(&path)?;
-    if let Some(snapshot) = open(host, &path) {
-        return Ok(Template { snapshot, boot: None });
+    if path.exists()
+        && let Some(snapshot) = open(&path, &image)
+    {
+        return Ok((snapshot, None));
     }
     let begun = Instant::now();
-    let snapshot = boot(host, &image, shape, console)?;
-    let boot = Some(begun.elapsed());
-    snapshot.save(&path).map_err(|error| TemplateError::Keep {
-        image: image.name.clone(),
-        source: Box::new(error),
-    })?;
+    let snapshot = boot(&path, &image)?;
+    let took = begun.elapsed();
     // Those of an earlier image of that name, or of another tine, are of no use any more.
     remove(store, |file| file.starts_with(&prefix(name, shape)) && *file != file_name(&path))?;
-    Ok(Template { snapshot, boot })
+    Ok((snapshot, Some(took)))
 }
 
 /// Removes the snapshots of image `name`, which is gone. Sandboxes that use them go on.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tine::server::{Limits, Listen, ServeOptions, Server, StopReport};
+use tine_cell::NurseryConfig;
 
 /// A daemon on a port of its own.
 struct Daemon {
@@ -18,6 +19,11 @@ struct Daemon {
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<JoinHandle<StopReport>>,
     _directory: tempfile::TempDir,
+}
+
+/// Cells that come from the program under test.
+fn cells() -> NurseryConfig {
+    NurseryConfig { program: env!("CARGO_BIN_EXE_tine").into(), ..NurseryConfig::default() }
 }
 
 fn limits() -> Limits {
@@ -34,6 +40,7 @@ impl Daemon {
             token_file: token_file.clone(),
             limits,
             allow_remote: false,
+            cells: Some(cells()),
         };
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
@@ -594,13 +601,13 @@ fn guests_at_work_keep_nobody_from_anything_else() {
 #[test]
 fn shapes_that_clients_choose_do_not_pile_up() {
     let daemon = Daemon::start(limits());
-    let before = descriptors("memfd:");
+    let before = descriptors("memfd:tine-image");
     for mib in 8..88 {
         let id = daemon.spawn(json!({"image": "workload", "memory_mib": mib})).remove(0);
         assert_eq!(daemon.call("DELETE", &format!("/v1/sandboxes/{id}"), &Value::Null).0, 204);
     }
     // Other tests of this process may hold some of their own.
-    let kept = descriptors("memfd:").saturating_sub(before);
+    let kept = descriptors("memfd:tine-image").saturating_sub(before);
     assert!(kept < 60, "{kept} images are kept");
     let id = daemon.spawn(json!({"image": "workload", "memory_mib": 8})).remove(0);
     assert_eq!(daemon.checksum(&id).len(), 16, "what went boots again");
@@ -663,6 +670,7 @@ async fn a_unix_socket_serves_and_goes_and_the_world_is_refused() {
         token_file: directory.path().join("token"),
         limits: limits(),
         allow_remote: false,
+        cells: Some(cells()),
     };
     let server = Server::bind(&options).await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

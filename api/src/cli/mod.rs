@@ -92,6 +92,9 @@ enum Verb {
     Image(image::Image),
     /// Draw who was forked from whom
     Tree(tree::Tree),
+    /// Be the process that the daemon's cells come from
+    #[command(hide = true)]
+    Warden,
     /// Print a script that completes these commands in a shell
     Completions {
         /// The shell
@@ -125,6 +128,10 @@ pub fn run() -> Result<ExitCode> {
         Verb::Rm(rm) => rm.run(&client()?),
         Verb::Image(image) => image.run(),
         Verb::Tree(tree) => tree.run(&client()?),
+        Verb::Warden => {
+            tine_cell::warden::main()?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tine", &mut script);

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use tine::server::{Limits, Listen, ServeOptions, Server};
+use tine_cell::NurseryConfig;
+use tine_cell::confine::Confinement;
 use tracing_subscriber::EnvFilter;
 
 use super::interrupt::Interrupt;
@@ -36,6 +38,15 @@ pub struct Serve {
     /// Where images are kept [default: $TINE_IMAGES, else ~/.cache/tine/images]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// Keep all sandboxes in the daemon's own process, not confined
+    #[arg(long, conflicts_with_all = ["allow_unconfined", "dormant"])]
+    in_process: bool,
+    /// Let sandboxes' processes share the host's namespaces, where they can't have their own
+    #[arg(long)]
+    allow_unconfined: bool,
+    /// Clones made ahead, for each snapshot or image that was asked for lately
+    #[arg(long, value_name = "N", default_value_t = NurseryConfig::default().dormant)]
+    dormant: usize,
     /// Write the log as JSON. TINE_LOG sets its level, e.g. TINE_LOG=debug
     #[arg(long)]
     log_json: bool,
@@ -64,6 +75,11 @@ impl Serve {
             token_file,
             limits,
             allow_remote: self.allow_remote,
+            cells: (!self.in_process).then(|| NurseryConfig {
+                confinement: Confinement { namespaces: !self.allow_unconfined },
+                dormant: self.dormant,
+                ..NurseryConfig::default()
+            }),
         };
         let runtime = tokio::runtime::Runtime::new().context("the runtime could not be started")?;
         runtime.block_on(async {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use tine_vmm::{Machine, Status};
+use tine_cell::Origin;
+use tine_vmm::Status;
 
 use crate::console::ConsoleBuffer;
+use crate::engine::Vm;
 use crate::model::{LadderAnswer, Memory, SandboxAnswer};
 use crate::time::rfc3339;
 
@@ -15,7 +17,9 @@ pub struct Sandbox {
     /// Its id.
     pub id: String,
     /// The microVM.
-    pub machine: Machine,
+    pub vm: Vm,
+    /// Where its cell came from.
+    pub(super) cell: Option<Origin>,
     /// What it printed.
     pub console: ConsoleBuffer,
     /// Its labels.
@@ -35,7 +39,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// What the API says of it.
     pub fn describe(&self) -> SandboxAnswer {
-        let (state, reason) = match self.machine.status() {
+        let (state, reason) = match self.vm.status() {
             Status::Running => ("running", None),
             Status::Paused => ("paused", None),
             Status::Failed(reason) => ("failed", Some(reason)),
@@ -46,17 +50,18 @@ impl Sandbox {
             id: self.id.clone(),
             state,
             reason,
-            busy: self.machine.busy(),
+            busy: self.vm.busy(),
             parent: self.parent.clone(),
             snapshot: self.snapshot.clone(),
             image: self.image.clone(),
-            vcpus: self.machine.vcpus(),
+            vcpus: self.vm.vcpus(),
             memory_mib: self.ram_bytes >> 20,
             memory: self.memory,
             labels: self.labels.clone(),
             created_at: rfc3339(self.created),
             expires_at: self.lifetime.map(|lifetime| rfc3339(self.created + lifetime)),
-            ladder: LadderAnswer::from(&self.machine.ladder()),
+            pid: self.vm.pid(),
+            ladder: LadderAnswer::new(&self.vm.ladder(), self.cell),
         }
     }
 
@@ -72,6 +77,6 @@ impl Sandbox {
 
     /// Whether it could still do something.
     pub(super) fn is_alive(&self) -> bool {
-        matches!(self.machine.status(), Status::Running | Status::Paused)
+        matches!(self.vm.status(), Status::Running | Status::Paused)
     }
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tine_vmm::Snapshot;
-
 use super::id::new_id;
 use super::{Contents, Registry};
+use crate::engine::Held;
 use crate::model::{SnapshotAnswer, SnapshotRequest};
 use crate::problem::Problem;
 use crate::time::rfc3339;
@@ -18,23 +17,23 @@ pub(super) struct Stored {
     name: Option<String>,
     sandbox: String,
     pub(super) image: String,
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: Held,
     pause: Duration,
     created: SystemTime,
 }
 
 impl Stored {
     fn describe(&self, id: &str) -> SnapshotAnswer {
-        let Snapshot { image, state, hot_set } = &self.snapshot;
+        let about = self.snapshot.about();
         SnapshotAnswer {
             id: id.to_owned(),
             name: self.name.clone(),
             sandbox: Some(self.sandbox.clone()),
             image: self.image.clone(),
-            vcpus: u8::try_from(state.vcpus.len()).unwrap_or(u8::MAX),
-            memory_mib: state.ram.bytes() >> 20,
-            delta_bytes: image.delta().map_or(0, |delta| delta.bytes() as u64),
-            hot_set_pages: hot_set.as_ref().map_or(0, |hot| hot.runs().pages()),
+            vcpus: about.vcpus,
+            memory_mib: about.ram_bytes >> 20,
+            delta_bytes: about.delta_bytes,
+            hot_set_pages: self.snapshot.hot_pages().unwrap_or(0),
             pause_us: self.pause.as_nanos() as f64 / 1000.0,
             created_at: rfc3339(self.created),
         }
@@ -52,12 +51,12 @@ impl Registry {
         let sandbox = self.find(id)?;
         self.name_is_free(&self.contents(), request.name.as_deref())?;
         let hot_set = match request.hot_set {
-            true => Some(sandbox.machine.hot_set()?),
+            true => Some(sandbox.vm.hot_set()?),
             false => None,
         };
-        let (mut snapshot, pause) = sandbox.machine.snapshot()?;
+        let (snapshot, pause) = self.engine.snapshot(&sandbox.vm)?;
         if let Some(hot_set) = hot_set {
-            snapshot = snapshot.with_hot_set(hot_set);
+            snapshot.set_hot_set(&hot_set)?;
         }
         self.metrics.paused(pause);
         let snapshot_id = new_id()?;

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tine_images::Store;
-use tine_vmm::{KvmHost, Machine, MachineConfig, Snapshot};
 
 use super::WORKLOAD;
+use crate::engine::{Engine, Held};
 use crate::problem::Problem;
-use crate::template::{self, Shape, TemplateError};
+use crate::template::{Shape, TemplateError};
 
 /// Most shapes that are kept. Each holds a descriptor and some memory, and clients choose
 /// the shapes; the one asked for longest ago goes. Its clones keep what they share.
@@ -20,7 +20,7 @@ const KEPT: usize = 32;
 type Wish = (String, Shape);
 
 /// A template's place: empty until the image has booted in that shape.
-type Place = Arc<Mutex<Option<Snapshot>>>;
+type Place = Arc<Mutex<Option<Held>>>;
 
 /// The templates.
 #[derive(Debug, Default)]
@@ -65,11 +65,11 @@ impl Templates {
     /// for the first who asks, and the others wait.
     pub(super) fn get(
         &self,
-        host: &Arc<KvmHost>,
+        engine: &Engine,
         store: Option<&Path>,
         image: &str,
         shape: Shape,
-    ) -> Result<Snapshot, Problem> {
+    ) -> Result<Held, Problem> {
         let wish = (image.to_owned(), shape);
         let (place, gone) = self.places().place(wish.clone());
         // Its memory goes when nobody else is kept waiting for that.
@@ -80,8 +80,8 @@ impl Templates {
         }
         let begun = Instant::now();
         let made = match image {
-            WORKLOAD => boot_workload(host, shape),
-            _ => open_or_boot(host, store, image, shape),
+            WORKLOAD => engine.boot_workload(shape).map_err(Problem::from),
+            _ => open_or_boot(engine, store, image, shape),
         };
         let snapshot = made.inspect_err(|_| self.places().forget(&wish, &place))?;
         let Shape { vcpus, memory_mib } = shape;
@@ -92,26 +92,19 @@ impl Templates {
     }
 }
 
-fn boot_workload(host: &Arc<KvmHost>, shape: Shape) -> Result<Snapshot, Problem> {
-    let Shape { vcpus, memory_mib } = shape;
-    let config = MachineConfig { ram_bytes: memory_mib << 20, vcpus, ..MachineConfig::default() };
-    let machine = Machine::boot(host, &config, Box::new(std::io::sink()))?;
-    Ok(machine.snapshot()?.0)
-}
-
 fn open_or_boot(
-    host: &Arc<KvmHost>,
+    engine: &Engine,
     store: Option<&Path>,
     image: &str,
     shape: Shape,
-) -> Result<Snapshot, Problem> {
+) -> Result<Held, Problem> {
     let store = store.ok_or_else(|| Problem::missing("image", image).at("image"))?;
     let store = Store::open(store).map_err(TemplateError::from)?;
-    let template = template::get(host, &store, image, shape, Box::new(std::io::sink()))?;
-    if let Some(boot) = template.boot {
+    let (snapshot, boot) = engine.template(&store, image, shape)?;
+    if let Some(boot) = boot {
         tracing::info!(image, us = boot.as_micros() as u64, "the image was booted, and kept");
     }
-    Ok(template.snapshot)
+    Ok(snapshot)
 }
 
 #[cfg(test)]

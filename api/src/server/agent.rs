@@ -14,10 +14,10 @@ impl App {
     pub(super) async fn connect(&self, id: String) -> Result<UnixStream, Problem> {
         let connected = self.at_once(move |registry| {
             let sandbox = registry.find(&id)?;
-            if sandbox.machine.status() == Status::Paused {
+            if sandbox.vm.status() == Status::Paused {
                 return Err(Problem::conflict("the sandbox is paused; resume it first"));
             }
-            Ok(sandbox.machine.connect(PORT)?)
+            Ok(sandbox.vm.connect(PORT)?)
         });
         connected.await
     }

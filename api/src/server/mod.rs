@@ -24,11 +24,14 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use thiserror::Error;
+use tine_cell::warden::WardenError;
+use tine_cell::{Nursery, NurseryConfig};
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::engine::Engine;
 use crate::problem::Problem;
 pub use crate::registry::Limits;
 use crate::registry::{MAX_OPERATIONS, Registry};
@@ -85,6 +88,8 @@ pub struct ServeOptions {
     pub limits: Limits,
     /// Whether it may listen where other machines reach it.
     pub allow_remote: bool,
+    /// How the cells of sandboxes are made; none, and all sandboxes are in this process.
+    pub cells: Option<NurseryConfig>,
 }
 
 /// What can keep the daemon from running.
@@ -93,6 +98,12 @@ pub enum ServeError {
     /// KVM can't be used.
     #[error("KVM can't be used; `tine doctor` says more")]
     Kvm(#[from] KvmError),
+    /// Cells can't be made.
+    #[error(
+        "sandboxes can't be confined; mend that, or run without namespaces \
+         (--allow-unconfined) or all sandboxes in the daemon's process (--in-process)"
+    )]
+    Cells(#[from] WardenError),
     /// The token file can't be used.
     #[error("the token")]
     Token(#[from] TokenError),
@@ -211,7 +222,18 @@ impl Server {
             Ok(backend) => tracing::info!(module = backend.module, ring0 = ?backend.ring0, "KVM"),
             Err(error) => tracing::warn!(%error, "the KVM backend could not be measured"),
         }
-        tracing::warn!("no confinement: sandboxes share this process");
+        let engine = match &options.cells {
+            Some(config) => {
+                if !config.confinement.namespaces {
+                    tracing::warn!("reduced confinement: cells share the daemon's namespaces");
+                }
+                Engine::Cells(Nursery::start(config.clone())?)
+            }
+            None => {
+                tracing::warn!("no confinement: sandboxes share this process");
+                Engine::InProcess(host)
+            }
+        };
         let token = Token::load(&options.token_file)?;
         let asked = options.limits.operations;
         let turns = asked.clamp(1, MAX_OPERATIONS);
@@ -219,7 +241,7 @@ impl Server {
             tracing::warn!(asked, turns, "as many operations at once can't be allowed");
         }
         let app = App {
-            registry: Arc::new(Registry::new(host, options.images.clone(), options.limits)),
+            registry: Arc::new(Registry::new(engine, options.images.clone(), options.limits)),
             token,
             operations: Arc::new(Semaphore::new(turns)),
             guests: Arc::new(Semaphore::new(turns)),

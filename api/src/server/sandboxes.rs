@@ -8,11 +8,12 @@ use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tine_vmm::{Machine, MachineError};
+use tine_cell::Fault;
 
 use super::App;
 use super::body::{Body, Id, Parameters, Raw};
 use crate::console::ConsoleReader;
+use crate::engine::Vm;
 use crate::model::{
     CloneResults, ConsoleInputAnswer, ConsoleQuery, ForkRequest, ListQuery, MemoryAnswer,
     SandboxAnswer, SandboxList, SpawnRequest,
@@ -90,31 +91,31 @@ pub(super) async fn fork(
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", params(("id" = String, Path)), responses(
     (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn pause(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
-    change(state, id, Machine::pause).await
+    change(state, id, Vm::pause).await
 }
 
 /// Let a paused sandbox go on.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", params(("id" = String, Path)), responses(
     (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn resume(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
-    change(state, id, Machine::resume).await
+    change(state, id, Vm::resume).await
 }
 
 /// Put a sandbox back to the state it was spawned from.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/reset", params(("id" = String, Path)), responses(
     (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
 pub(super) async fn reset(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
-    change(state, id, |machine| machine.reset().map(drop)).await
+    change(state, id, |vm| vm.reset().map(drop)).await
 }
 
 async fn change(
     State(app): State<App>,
     Id(id): Id,
-    how: impl FnOnce(&Machine) -> Result<(), MachineError> + Send + 'static,
+    how: impl FnOnce(&Vm) -> Result<(), Fault> + Send + 'static,
 ) -> Result<Json<SandboxAnswer>, Problem> {
     let changed = app.blocking(move |registry| {
         let sandbox = registry.find(&id)?;
-        how(&sandbox.machine)?;
+        how(&sandbox.vm)?;
         Ok(sandbox.describe())
     });
     changed.await.map(Json)
@@ -129,8 +130,8 @@ pub(super) async fn memory(
 ) -> Result<Json<MemoryAnswer>, Problem> {
     let account = app.blocking(move |registry| {
         let sandbox = registry.find(&id)?;
-        let ledger = sandbox.machine.ledger()?;
-        let counters = sandbox.machine.counters()?;
+        let ledger = sandbox.vm.ledger()?;
+        let counters = sandbox.vm.counters()?;
         Ok(MemoryAnswer::new(&ledger, &counters))
     });
     account.await.map(Json)
@@ -167,7 +168,7 @@ pub(super) async fn console_input(
     Raw(input): Raw,
 ) -> Result<Json<ConsoleInputAnswer>, Problem> {
     let typed = app.at_once(move |registry| {
-        let bytes = registry.find(&id)?.machine.console_input(&input)?;
+        let bytes = registry.find(&id)?.vm.console_input(&input)?;
         Ok(ConsoleInputAnswer { bytes })
     });
     typed.await.map(Json)

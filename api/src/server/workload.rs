@@ -29,12 +29,12 @@ pub(super) async fn work(
 ) -> Result<Json<WorkloadAnswer>, Problem> {
     let answer = app.waiting(move |registry| {
         let sandbox = registry.find(&id)?;
-        let machine = &sandbox.machine;
+        let machine = &sandbox.vm;
         let command = request.command(machine.ram_bytes())?;
         if machine.status() == Status::Paused {
             return Err(Problem::conflict("the sandbox is paused; resume it first"));
         }
-        let reply = machine.run(request.vcpu, &command, LIMIT)?;
+        let reply = machine.work(request.vcpu, &command, LIMIT)?;
         let guest_us = reply.ticks() as f64 * 1000.0 / f64::from(machine.tsc_khz().max(1));
         Ok(WorkloadAnswer {
             op: request.op,

@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,7 +73,7 @@ pub struct Warden {
 
 impl Warden {
     /// Starts `program` as one, and waits until it has shown on a first cell that it can confine cells so.
-    pub fn start(program: &str, confinement: Confinement) -> Result<Self, WardenError> {
+    pub fn start(program: &Path, confinement: Confinement) -> Result<Self, WardenError> {
         let (own, other) = Channel::pair().map_err(WardenError::Start)?;
         let process = Command::new(program)
             .arg(SUBCOMMAND)

@@ -14,13 +14,13 @@ use tine_vmm::memory::ImageKind;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn nursery(dormant: usize) -> Nursery {
-    let program = env!("CARGO_BIN_EXE_tine-warden");
+    let program = env!("CARGO_BIN_EXE_tine-warden").into();
     Nursery::start(NurseryConfig { program, dormant, ..NurseryConfig::default() }).unwrap()
 }
 
 fn template(nursery: &Nursery, mib: u64, vcpus: u8) -> Arc<CellSnapshot> {
     let request = Request::BootWorkload { ram_bytes: mib << 20, vcpus, image: ImageKind::Small };
-    Arc::new(nursery.boot(request, &[], PATIENCE).unwrap())
+    Arc::new(nursery.boot(request, &[], PATIENCE).unwrap().snapshot().unwrap())
 }
 
 fn start() -> Start {

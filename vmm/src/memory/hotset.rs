@@ -18,6 +18,11 @@ impl HotSet {
         Self { runs }
     }
 
+    /// How many pages it has.
+    pub fn pages(&self) -> u64 {
+        self.runs.pages()
+    }
+
     /// Its pages.
     pub fn runs(&self) -> &Runs {
         &self.runs

@@ -15,6 +15,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -216,11 +217,7 @@ impl Snapshot {
         let hot_set = self.hot_set.as_deref();
         let data = self.image.data();
         write(&unfinished.file, &self.state, hot_set, &view, &data, &mut |_, _| Ok(()))?;
-        unfinished.rename(path).map_err(|source| SnapshotFileError::Io {
-            action: "renaming",
-            path: path.to_path_buf(),
-            source,
-        })
+        unfinished.finish()
     }
 
     /// Opens the snapshot file at `path` for clones on `host`.
@@ -379,34 +376,51 @@ fn first_wrong_chunk(file: &File, header: &Header, checksums: &[u8]) -> io::Resu
 }
 
 /// A file under another name until it is whole; removed when it never is.
-struct Unfinished {
+#[derive(Debug)]
+pub struct Unfinished {
     file: File,
     path: PathBuf,
+    target: PathBuf,
     done: bool,
 }
 
 impl Unfinished {
-    fn create(target: &Path) -> Result<Self, SnapshotFileError> {
+    /// A file that will be found at `target`.
+    pub fn create(target: &Path) -> Result<Self, SnapshotFileError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut name = target.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".{}.unfinished", std::process::id()));
+        name.push(format!(
+            ".{}-{}.unfinished",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
         let path = target.with_file_name(name);
         // Guest memory holds secrets: for the owner only.
         let file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(
                 |source| SnapshotFileError::Io { action: "creating", path: path.clone(), source },
             )?;
-        Ok(Self { file, path, done: false })
+        Ok(Self { file, path, target: target.to_path_buf(), done: false })
     }
 
-    fn rename(mut self, target: &Path) -> io::Result<()> {
-        fs::rename(&self.path, target)?;
-        self.done = true;
-        // The new name must survive a crash too.
-        let directory = match target.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        File::open(directory)?.sync_all()
+    /// The file, to be written, whoever does that.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file is whole, and on the disk: it gets its name, in place of one that has it.
+    pub fn finish(mut self) -> Result<(), SnapshotFileError> {
+        let renamed = fs::rename(&self.path, &self.target).and_then(|()| {
+            self.done = true;
+            // The new name must survive a crash too.
+            let directory = match self.target.parent() {
+                Some(parent) if parent != Path::new("") => parent,
+                _ => Path::new("."),
+            };
+            File::open(directory)?.sync_all()
+        });
+        let path = self.target.clone();
+        renamed.map_err(|source| SnapshotFileError::Io { action: "renaming", path, source })
     }
 }
 

@@ -4,7 +4,7 @@ pub mod file;
 pub mod parts;
 pub mod state;
 
-pub use file::{SnapshotFileError, Verify};
+pub use file::{SnapshotFileError, Unfinished, Verify};
 pub use parts::PartsError;
 pub use state::{MachineState, VcpuRecord};
 

@@ -98,16 +98,18 @@ impl Cell {
             // A bell without a machine, or none at all, reads as an error.
             let _ = self.bell.read();
             self.console.flush()?;
-            self.answer_waiting()?;
             self.tell_state()?;
+            self.answer_waiting()?;
             while let Some(packet) = self.channel.try_receive::<Numbered>()? {
                 let Numbered { number, request } = packet.message;
-                match self.perform(number, request, packet.files) {
+                let outcome = self.perform(number, request, packet.files);
+                // Whoever has the answer must find what it says.
+                self.tell_state()?;
+                match outcome {
                     Outcome::Now(result) => self.answer(number, result)?,
                     Outcome::Later => {}
                     Outcome::Leave => return Ok(()),
                 }
-                self.tell_state()?;
             }
         }
     }

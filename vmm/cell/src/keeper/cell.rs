@@ -179,7 +179,7 @@ impl Cell {
     }
 
     /// Notes how long its parent stood still for it.
-    pub(super) fn after_pause(mut self, pause: Duration) -> Self {
+    pub fn after_pause(mut self, pause: Duration) -> Self {
         self.pause = Some(pause);
         self
     }

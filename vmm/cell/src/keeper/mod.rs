@@ -12,7 +12,7 @@ mod switchboard;
 
 pub use cell::{Cell, ConsoleOutput};
 pub use line::Line;
-pub use nursery::{Fill, Nursery, NurseryConfig, Origin, SpawnWish};
+pub use nursery::{Booted, Fill, Nursery, NurseryConfig, Origin, SpawnWish};
 pub use snapshot::CellSnapshot;
 pub use switchboard::Switchboard;
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -30,10 +30,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const ENDS: usize = crate::channel::MAX_FILES;
 
 /// How many cells are made ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NurseryConfig {
     /// The program that has [`warden::SUBCOMMAND`](crate::warden::SUBCOMMAND).
-    pub program: &'static str,
+    pub program: PathBuf,
     /// How cells are confined.
     pub confinement: Confinement,
     /// Confined processes with nothing in them.
@@ -50,7 +50,7 @@ pub struct NurseryConfig {
 impl Default for NurseryConfig {
     fn default() -> Self {
         Self {
-            program: "/proc/self/exe",
+            program: "/proc/self/exe".into(),
             confinement: Confinement::default(),
             blank: 2,
             dormant: 2,
@@ -134,7 +134,7 @@ pub struct Fill {
 impl Nursery {
     /// Starts the warden, and begins to make cells.
     pub fn start(config: NurseryConfig) -> Result<Self, WardenError> {
-        let warden = Arc::new(Warden::start(config.program, config.confinement)?);
+        let warden = Arc::new(Warden::start(&config.program, config.confinement)?);
         let switchboard = Switchboard::start(Arc::clone(&warden)).map_err(WardenError::Start)?;
         let shared = Arc::new(Shared {
             config,
@@ -296,17 +296,16 @@ impl Nursery {
         Ok(pause)
     }
 
-    /// Boots a machine in a cell of its own, by `request` with `files`, within `limit`, and takes
-    /// a snapshot of it; the machine is gone then.
+    /// Boots a machine in a cell of its own, by `request` with `files`, within `limit`.
     pub fn boot(
         &self,
         request: Request,
-        files: &[std::os::fd::BorrowedFd<'_>],
+        files: &[BorrowedFd<'_>],
         limit: Duration,
-    ) -> Result<CellSnapshot, Fault> {
+    ) -> Result<Booted, Fault> {
         let (mut line, _) = self.blank()?;
         line.call(request, files, limit)?;
-        Ok(snapshot_of(line.call(Request::Copy, &[], STEP_LIMIT)?)?.0)
+        Ok(Booted(line))
     }
 
     /// A snapshot that lies in `file`, by errors named `name`, with `disks` below its own, as a
@@ -344,6 +343,27 @@ impl Nursery {
 impl Drop for Nursery {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// A machine that has booted, to take a snapshot of. It is gone with this.
+#[derive(Debug)]
+pub struct Booted(Line);
+
+impl Booted {
+    /// A snapshot of it, in memory.
+    pub fn snapshot(mut self) -> Result<CellSnapshot, Fault> {
+        Ok(snapshot_of(self.0.call(Request::Copy, &[], STEP_LIMIT)?)?.0)
+    }
+
+    /// Writes a snapshot of it into `file`.
+    pub fn save(mut self, file: &File) -> Result<(), Fault> {
+        let (expected, end) = Expected::pair()?;
+        self.0.call(Request::Freeze, &[end.as_fd()], STEP_LIMIT)?;
+        drop(end);
+        let mut frozen = expected.greet()?;
+        frozen.give_pagemap()?;
+        frozen.call(Request::Save, &[file.as_fd()], STEP_LIMIT).map(drop)
     }
 }
 

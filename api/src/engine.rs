@@ -1,0 +1,491 @@
+//! How the daemon's machines are made and held: each in a cell of its own, or, for those who
+//! ask for that, all in this process.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tine_abi::command::{Command, Reply};
+use tine_cell::protocol::{About, Request, Start};
+use tine_cell::{Cell, CellSnapshot, Fault, Kind, Nursery, Origin, SpawnWish};
+use tine_images::{Image, Store};
+use tine_vmm::kvm::stats::KvmCounters;
+use tine_vmm::memory::{HotSet, ImageKind, Ledger};
+use tine_vmm::snapshot::Unfinished;
+use tine_vmm::{Identity, KvmHost, Ladder, Machine, MachineConfig, Snapshot, SpawnOptions, Status};
+
+use crate::console::ConsoleBuffer;
+use crate::model::Memory;
+use crate::template::{self, BOOT_LIMIT, Shape, TemplateError};
+
+/// How long a clone's first instruction is waited for.
+const FIRST_LIMIT: Duration = Duration::from_millis(100);
+
+/// Makes machines.
+#[derive(Debug)]
+pub enum Engine {
+    /// One confined process for each.
+    Cells(Nursery),
+    /// All in this process, not confined.
+    InProcess(Arc<KvmHost>),
+}
+
+/// A machine of the daemon's.
+#[derive(Debug)]
+pub enum Vm {
+    /// In a cell.
+    Cell(Cell),
+    /// In this process.
+    Here(Box<Machine>),
+}
+
+/// A snapshot that the daemon holds.
+#[derive(Clone, Debug)]
+pub enum Held {
+    /// As descriptors.
+    Cell(Arc<CellSnapshot>),
+    /// In this process.
+    Here(Arc<Mutex<Snapshot>>),
+}
+
+/// What a clone is to be.
+pub struct CloneWish {
+    /// How it gets its memory.
+    pub memory: Memory,
+    /// Whether the hot set is copied ahead.
+    pub hot_set: bool,
+    /// When it was asked for.
+    pub requested: Instant,
+    /// What a Linux guest calls itself.
+    pub hostname: String,
+    /// Where its console output goes.
+    pub console: ConsoleBuffer,
+    /// Puts its process where its limits are.
+    pub enter: Box<dyn FnOnce(u32) -> Result<(), Fault> + Send>,
+}
+
+impl CloneWish {
+    fn start(&self) -> Start {
+        let hostname = Some(self.hostname.clone());
+        Start { requested: self.requested.into(), hostname, wait: FIRST_LIMIT }
+    }
+
+    fn for_cell(self) -> (SpawnWish, tine_cell::keeper::ConsoleOutput) {
+        let start = self.start();
+        let Self { memory, hot_set, mut console, enter, .. } = self;
+        let wish = SpawnWish { eager: memory == Memory::Eager, hot_set, start, enter };
+        (wish, Box::new(move |bytes| console.push(bytes)))
+    }
+
+    fn for_process(self) -> SpawnOptions {
+        SpawnOptions {
+            memory: self.memory.into(),
+            hot_set: self.hot_set,
+            console: Box::new(self.console),
+            requested: self.requested,
+            identity: Identity { hostname: Some(self.hostname), machine_id: None },
+            wait: FIRST_LIMIT,
+            ..SpawnOptions::new()
+        }
+    }
+}
+
+fn in_process() -> Fault {
+    Fault::state("the machine and the daemon do not belong together")
+}
+
+impl Engine {
+    /// Boots the embedded workload in `shape`, and takes a snapshot of it.
+    pub fn boot_workload(&self, shape: Shape) -> Result<Held, Fault> {
+        let (ram_bytes, vcpus) = (shape.memory_mib << 20, shape.vcpus);
+        match self {
+            Self::Cells(nursery) => {
+                let image = ImageKind::Small;
+                let request = Request::BootWorkload { ram_bytes, vcpus, image };
+                let booted = nursery.boot(request, &[], BOOT_LIMIT)?;
+                Ok(Held::Cell(Arc::new(booted.snapshot()?)))
+            }
+            Self::InProcess(host) => {
+                let config = MachineConfig { ram_bytes, vcpus, ..MachineConfig::default() };
+                let machine = Machine::boot(host, &config, Box::new(std::io::sink()))?;
+                Ok(Held::here(machine.snapshot()?.0))
+            }
+        }
+    }
+
+    /// The template of image `name` of `store` in `shape`, and how long it took to boot when it
+    /// had to.
+    pub fn template(
+        &self,
+        store: &Store,
+        name: &str,
+        shape: Shape,
+    ) -> Result<(Held, Option<Duration>), TemplateError> {
+        match self {
+            Self::InProcess(host) => {
+                let sink = Box::new(std::io::sink());
+                let template = template::get(host, store, name, shape, sink)?;
+                Ok((Held::here(template.snapshot), template.boot))
+            }
+            Self::Cells(nursery) => template::get_by(
+                store,
+                name,
+                shape,
+                |path, image| open(nursery, path, image),
+                |path, image| boot(nursery, path, image, shape),
+            ),
+        }
+    }
+
+    /// A clone of `snapshot`, and where its cell came from, if it has one.
+    pub fn spawn(&self, snapshot: &Held, wish: CloneWish) -> Result<(Vm, Option<Origin>), Fault> {
+        match (self, snapshot) {
+            (Self::Cells(nursery), Held::Cell(snapshot)) => {
+                let (wish, console) = wish.for_cell();
+                let (cell, origin) = nursery.spawn(snapshot, wish, console)?;
+                Ok((Vm::Cell(cell), Some(origin)))
+            }
+            (Self::InProcess(host), Held::Here(snapshot)) => {
+                let snapshot = lock(snapshot).clone();
+                let machine = Machine::spawn(host, &snapshot, wish.for_process())?;
+                Ok((Vm::Here(Box::new(machine)), None))
+            }
+            _ => Err(in_process()),
+        }
+    }
+
+    /// Forks `parent`, which goes on: one result for each of `children`, in order.
+    pub fn fork(
+        &self,
+        parent: &Vm,
+        children: Vec<CloneWish>,
+    ) -> Result<Vec<Result<Vm, Fault>>, Fault> {
+        match (self, parent) {
+            // All of a child's memory is copied from a snapshot, which the parent stands still
+            // for only once.
+            (Self::Cells(nursery), Vm::Cell(parent))
+                if children.iter().any(|child| child.memory == Memory::Eager) =>
+            {
+                let (snapshot, pause) = nursery.snapshot(parent)?;
+                let snapshot = Arc::new(snapshot);
+                let spawn = |child: CloneWish| {
+                    let (wish, console) = child.for_cell();
+                    let (cell, _) = nursery.spawn(&snapshot, wish, console)?;
+                    Ok(Vm::Cell(cell.after_pause(pause)))
+                };
+                Ok(children.into_iter().map(spawn).collect())
+            }
+            (Self::Cells(nursery), Vm::Cell(parent)) => {
+                let children = children.into_iter().map(CloneWish::for_cell).collect();
+                let (cells, _) = nursery.fork(parent, children)?;
+                Ok(cells.into_iter().map(|cell| cell.map(Vm::Cell)).collect())
+            }
+            (Self::InProcess(_), Vm::Here(parent)) => {
+                let children = children.into_iter().map(CloneWish::for_process).collect();
+                let here = |machine: Machine| Vm::Here(Box::new(machine));
+                let forked = parent.fork(children)?.into_iter();
+                Ok(forked.map(|child| child.map(here).map_err(Fault::from)).collect())
+            }
+            _ => Err(in_process()),
+        }
+    }
+
+    /// A snapshot of `vm`, which goes on; and how long it stood still.
+    pub fn snapshot(&self, vm: &Vm) -> Result<(Held, Duration), Fault> {
+        match (self, vm) {
+            (Self::Cells(nursery), Vm::Cell(cell)) => {
+                let (snapshot, pause) = nursery.snapshot(cell)?;
+                Ok((Held::Cell(Arc::new(snapshot)), pause))
+            }
+            (Self::InProcess(_), Vm::Here(machine)) => {
+                let (snapshot, pause) = machine.snapshot()?;
+                Ok((Held::here(snapshot), pause))
+            }
+            _ => Err(in_process()),
+        }
+    }
+
+    /// Writes a snapshot of `vm`, which goes on meanwhile, to `path`, where it appears whole or
+    /// not at all. `progress` is told how many bytes are written, of how many, and says whether
+    /// to go on. Returns how long the machine stood still.
+    pub fn save(
+        &self,
+        vm: &Vm,
+        path: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Duration, Fault> {
+        let failed = |error: tine_vmm::snapshot::SnapshotFileError| Fault::of(Kind::Room, &error);
+        match (self, vm) {
+            (Self::Cells(nursery), Vm::Cell(cell)) => {
+                let unfinished = Unfinished::create(path).map_err(failed)?;
+                let pause = nursery.save(cell, unfinished.file(), progress)?;
+                unfinished.finish().map_err(failed)?;
+                Ok(pause)
+            }
+            (Self::InProcess(_), Vm::Here(machine)) => {
+                let (snapshot, pause) = machine.snapshot()?;
+                snapshot.save(path).map_err(failed)?;
+                Ok(pause)
+            }
+            _ => Err(in_process()),
+        }
+    }
+
+    /// Reads a snapshot file, with `disks` below its own.
+    pub fn open(&self, path: &Path, disks: &[&Path]) -> Result<Held, Fault> {
+        let failed = |error: std::io::Error| Fault::of(Kind::Value("snapshot".into()), &error);
+        match self {
+            Self::Cells(nursery) => {
+                let file = File::open(path).map_err(failed)?;
+                let opened = disks.iter().map(File::open).collect::<Result<Vec<_>, _>>();
+                let opened = opened.map_err(failed)?;
+                let disks: Vec<_> = disks.iter().copied().zip(&opened).collect();
+                Ok(Held::Cell(Arc::new(nursery.open(&file, path, &disks)?)))
+            }
+            Self::InProcess(host) => {
+                let verify = tine_vmm::snapshot::Verify::Header;
+                let snapshot = Snapshot::open(path, host, verify)
+                    .map_err(|error| Fault::of(Kind::Value("snapshot".into()), &error))?;
+                Ok(Held::here(snapshot))
+            }
+        }
+    }
+
+    /// The cells that wait; none in this process.
+    pub fn nursery(&self) -> Option<&Nursery> {
+        match self {
+            Self::Cells(nursery) => Some(nursery),
+            Self::InProcess(_) => None,
+        }
+    }
+}
+
+fn open(nursery: &Nursery, path: &Path, image: &Image) -> Option<Held> {
+    let (file, disk) = (File::open(path).ok()?, File::open(&image.rootfs).ok()?);
+    match nursery.open(&file, path, &[(&image.rootfs, &disk)]) {
+        Ok(snapshot) => Some(Held::Cell(Arc::new(snapshot))),
+        Err(fault) => {
+            tracing::warn!(%fault, path = %path.display(), "a kept snapshot is made anew");
+            None
+        }
+    }
+}
+
+/// Boots `image`, and keeps its snapshot at `path`.
+fn boot(
+    nursery: &Nursery,
+    path: &Path,
+    image: &Image,
+    shape: Shape,
+) -> Result<Held, TemplateError> {
+    let cell = |fault| TemplateError::Cell { image: image.name.clone(), source: fault };
+    let open_file = |path: &Path| {
+        File::open(path).map_err(|error| TemplateError::File {
+            action: "opening",
+            path: path.to_path_buf(),
+            source: error,
+        })
+    };
+    let names = vec![image.kernel.clone(), image.initramfs.clone(), image.rootfs.clone()];
+    let files = names.iter().map(|path| open_file(path)).collect::<Result<Vec<_>, _>>()?;
+    let request = Request::BootLinux {
+        ram_bytes: shape.memory_mib.saturating_mul(1 << 20),
+        vcpus: shape.vcpus,
+        command_line: tine_vmm::boot::linux::COMMAND_LINE.to_owned(),
+        files: names,
+        limit: BOOT_LIMIT,
+    };
+    let descriptors: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    // What the boot itself does not notice is noticed a little later.
+    let limit = BOOT_LIMIT + Duration::from_secs(30);
+    let booted = nursery.boot(request, &descriptors, limit).map_err(cell)?;
+    let keep = |error| TemplateError::Keep { image: image.name.clone(), source: Box::new(error) };
+    let unfinished = Unfinished::create(path).map_err(keep)?;
+    booted.save(unfinished.file()).map_err(cell)?;
+    unfinished.finish().map_err(keep)?;
+    open(nursery, path, image).ok_or_else(|| {
+        cell(Fault::new(Kind::Internal, "the snapshot that was just kept can't be opened"))
+    })
+}
+
+fn lock(snapshot: &Mutex<Snapshot>) -> MutexGuard<'_, Snapshot> {
+    snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Held {
+    fn here(snapshot: Snapshot) -> Self {
+        Self::Here(Arc::new(Mutex::new(snapshot)))
+    }
+
+    /// What it is.
+    pub fn about(&self) -> About {
+        match self {
+            Self::Cell(snapshot) => snapshot.about,
+            Self::Here(snapshot) => {
+                let Snapshot { image, state, .. } = &*lock(snapshot);
+                About {
+                    ram_bytes: state.ram.bytes(),
+                    vcpus: u8::try_from(state.vcpus.len()).unwrap_or(u8::MAX),
+                    linux: state.board.is_linux(),
+                    delta_bytes: image.delta().map_or(0, |delta| delta.bytes() as u64),
+                }
+            }
+        }
+    }
+
+    /// Gives it a hot set.
+    pub fn set_hot_set(&self, hot: &HotSet) -> Result<(), Fault> {
+        match self {
+            Self::Cell(snapshot) => {
+                let file = hot.to_file().map_err(|error| Fault::internal(&error))?;
+                snapshot.set_hot_set(file, hot.pages());
+            }
+            Self::Here(snapshot) => {
+                let mut snapshot = lock(snapshot);
+                *snapshot = snapshot.with_hot_set(hot.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many pages its hot set has; none without one.
+    pub fn hot_pages(&self) -> Option<u64> {
+        match self {
+            Self::Cell(snapshot) => snapshot.hot_pages(),
+            Self::Here(snapshot) => lock(snapshot).hot_set.as_ref().map(|hot| hot.pages()),
+        }
+    }
+}
+
+/// Calls the method of that name in whatever the machine is in.
+macro_rules! either {
+    ($self:expr, $machine:ident => $call:expr) => {
+        match $self {
+            Vm::Cell($machine) => Ok($call?),
+            Vm::Here($machine) => Ok($call?),
+        }
+    };
+}
+
+impl Vm {
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Cell(cell) => cell.status(),
+            Self::Here(machine) => machine.status(),
+        }
+    }
+
+    /// Whether the guest is at work.
+    pub fn busy(&self) -> bool {
+        match self {
+            Self::Cell(cell) => cell.busy(),
+            Self::Here(machine) => machine.busy(),
+        }
+    }
+
+    /// Number of the process that it has for itself.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Cell(cell) => Some(cell.pid()),
+            Self::Here(_) => None,
+        }
+    }
+
+    /// Size of its RAM, bytes.
+    pub fn ram_bytes(&self) -> u64 {
+        match self {
+            Self::Cell(cell) => cell.ram_bytes(),
+            Self::Here(machine) => machine.ram_bytes(),
+        }
+    }
+
+    /// Number of its vCPUs.
+    pub fn vcpus(&self) -> u8 {
+        match self {
+            Self::Cell(cell) => cell.vcpus(),
+            Self::Here(machine) => machine.vcpus(),
+        }
+    }
+
+    /// Frequency of its TSC, kHz.
+    pub fn tsc_khz(&self) -> u32 {
+        match self {
+            Self::Cell(cell) => cell.tsc_khz(),
+            Self::Here(machine) => machine.tsc_khz(),
+        }
+    }
+
+    /// What its making took.
+    pub fn ladder(&self) -> Ladder {
+        match self {
+            Self::Cell(cell) => cell.ladder(),
+            Self::Here(machine) => machine.ladder(),
+        }
+    }
+
+    /// Stops its vCPUs.
+    pub fn pause(&self) -> Result<(), Fault> {
+        either!(self, machine => machine.pause())
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) -> Result<(), Fault> {
+        either!(self, machine => machine.resume())
+    }
+
+    /// Puts it back to the state it was spawned from.
+    pub fn reset(&self) -> Result<Ladder, Fault> {
+        either!(self, machine => machine.reset())
+    }
+
+    /// Gives vCPU `vcpu` a command and waits for the answer, at most `limit`.
+    pub fn work(&self, vcpu: u8, command: &Command, limit: Duration) -> Result<Reply, Fault> {
+        match self {
+            Self::Cell(cell) => cell.work(vcpu, command, limit),
+            Self::Here(machine) => Ok(machine.run(vcpu, command, limit)?),
+        }
+    }
+
+    /// Types on its console.
+    pub fn console_input(&self, bytes: &[u8]) -> Result<usize, Fault> {
+        either!(self, machine => machine.console_input(bytes))
+    }
+
+    /// Connects to a port of a Linux guest.
+    pub fn connect(&self, port: u32) -> Result<UnixStream, Fault> {
+        either!(self, machine => machine.connect(port))
+    }
+
+    /// The memory account.
+    pub fn ledger(&self) -> Result<Ledger, Fault> {
+        either!(self, machine => machine.ledger())
+    }
+
+    /// What KVM counted.
+    pub fn counters(&self) -> Result<KvmCounters, Fault> {
+        either!(self, machine => machine.counters())
+    }
+
+    /// The pages that it has of its own.
+    pub fn hot_set(&self) -> Result<HotSet, Fault> {
+        match self {
+            // Only the runs are read, and checked: nothing of a guest is mapped here.
+            Self::Cell(cell) => {
+                HotSet::from_file(cell.hot_set()?).map_err(|error| Fault::of(Kind::Gone, &error))
+            }
+            Self::Here(machine) => Ok(machine.hot_set()?),
+        }
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        match self {
+            Self::Cell(cell) => cell.kill(),
+            Self::Here(machine) => machine.kill(),
+        }
+    }
+}
