@@ -33,6 +33,9 @@ pub struct Serve {
     /// Most operations on sandboxes at once; others wait
     #[arg(long, value_name = "N")]
     max_operations: Option<usize>,
+    /// Most operations that wait for their turn; more are refused with status 429
+    #[arg(long, value_name = "N")]
+    queue: Option<usize>,
     /// Where images are kept [default: $TINE_IMAGES, else ~/.cache/tine/images]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -52,6 +55,7 @@ impl Serve {
         limits.sandboxes = self.max_sandboxes.unwrap_or(limits.sandboxes);
         limits.body_bytes = self.max_body.unwrap_or(limits.body_bytes);
         limits.operations = self.max_operations.unwrap_or(limits.operations);
+        limits.queue = self.queue.unwrap_or(limits.queue);
         if let Some(mib) = self.max_memory {
             limits.ram_bytes = mib.saturating_mul(1 << 20);
         }
@@ -60,10 +64,9 @@ impl Serve {
                 Some(images) => Some(images),
                 None => tine_images::Store::default_path().ok(),
             },
-            listen: self.listen,
-            token_file,
             limits,
             allow_remote: self.allow_remote,
+            ..ServeOptions::new(self.listen, token_file)
         };
         let runtime = tokio::runtime::Runtime::new().context("the runtime could not be started")?;
         runtime.block_on(async {

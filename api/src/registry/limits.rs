@@ -21,6 +21,8 @@ pub struct Limits {
     /// Most operations on machines at once, and most guests that are waited for at once;
     /// others wait. 1 to [`MAX_OPERATIONS`].
     pub operations: usize,
+    /// Most operations that wait for their turn; more are refused.
+    pub queue: usize,
 }
 
 impl Limits {
@@ -33,6 +35,7 @@ impl Limits {
             sandbox_ram_bytes: memory_bytes,
             body_bytes: 64 << 10,
             operations: 64,
+            queue: 256,
         }
     }
 }

@@ -10,6 +10,7 @@ mod routes;
 mod sandboxes;
 mod snapshots;
 mod system;
+mod turns;
 mod workload;
 
 pub use auth::{Token, TokenError};
@@ -27,11 +28,12 @@ use thiserror::Error;
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::problem::Problem;
 pub use crate::registry::Limits;
 use crate::registry::{MAX_OPERATIONS, Registry};
+use turns::Turns;
 
 /// How often sandboxes are looked through for those whose time is up.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(200);
@@ -87,6 +89,14 @@ pub struct ServeOptions {
     pub allow_remote: bool,
 }
 
+impl ServeOptions {
+    /// Without images, for a host of 4 GiB, and what else is usual.
+    pub fn new(listen: Listen, token_file: PathBuf) -> Self {
+        let limits = Limits::for_host(4 << 30);
+        Self { images: None, listen, token_file, limits, allow_remote: false }
+    }
+}
+
 /// What can keep the daemon from running.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -127,20 +137,22 @@ pub struct StopReport {
 pub(crate) struct App {
     registry: Arc<Registry>,
     token: Token,
-    operations: Arc<Semaphore>,
+    turns: Turns,
     /// Guests may be at work for minutes: they have turns of their own, or whoever wants
     /// to fork, pause or look would wait for them.
     guests: Arc<Semaphore>,
 }
 
 impl App {
-    /// Does blocking `work` on a thread made for that, when its turn has come. It is done to
-    /// the end even if the client goes away.
+    /// Does blocking `work` on a thread made for that, when its turn has come; requests with
+    /// different keys have turns alternately. It is done to the end even if the client goes away.
     async fn blocking<T: Send + 'static>(
         &self,
+        key: &str,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.in_turn(&self.operations, work).await
+        let turn = self.turns.take(key).await?;
+        self.on_thread(turn, work).await
     }
 
     /// The same for `work` that waits for a guest.
@@ -148,17 +160,9 @@ impl App {
         &self,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.in_turn(&self.guests, work).await
-    }
-
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        turns: &Arc<Semaphore>,
-        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
         let stopping = |_| Problem::unavailable("the daemon is stopping");
-        let turn = Arc::clone(turns).acquire_owned().await.map_err(stopping)?;
-        self.on_thread(Some(turn), work).await
+        let turn = Arc::clone(&self.guests).acquire_owned().await.map_err(stopping)?;
+        self.on_thread(turn, work).await
     }
 
     /// Does blocking `work` at once: to look at what exists, or to end it, which must be
@@ -167,12 +171,12 @@ impl App {
         &self,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.on_thread(None, work).await
+        self.on_thread((), work).await
     }
 
     async fn on_thread<T: Send + 'static>(
         &self,
-        turn: Option<OwnedSemaphorePermit>,
+        turn: impl Send + 'static,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let registry = Arc::clone(&self.registry);
@@ -218,11 +222,12 @@ impl Server {
         if turns != asked {
             tracing::warn!(asked, turns, "as many operations at once can't be allowed");
         }
+        let registry = Registry::new(host, options.images.clone(), options.limits);
         let app = App {
-            registry: Arc::new(Registry::new(host, options.images.clone(), options.limits)),
             token,
-            operations: Arc::new(Semaphore::new(turns)),
+            turns: Turns::new(turns, options.limits.queue, registry.metrics.queue.clone()),
             guests: Arc::new(Semaphore::new(turns)),
+            registry: Arc::new(registry),
         };
         let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
         let listener = match &options.listen {

@@ -26,13 +26,15 @@ use crate::stream::Channel;
 #[utoipa::path(post, path = "/v1/sandboxes", request_body = SpawnRequest, responses(
     (status = 201, body = CloneResults), (status = 400, body = Problem),
     (status = 404, body = Problem), (status = 413, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+    (status = 422, body = Problem), (status = 429, body = Problem),
+    (status = 503, body = Problem)))]
 pub(super) async fn spawn(
     State(app): State<App>,
     Body(request): Body<SpawnRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
-    let results = app.blocking(move |registry| registry.spawn(&request, requested)).await?;
+    let key = request.snapshot.as_ref().or(request.image.as_ref()).cloned().unwrap_or_default();
+    let results = app.blocking(&key, move |registry| registry.spawn(&request, requested)).await?;
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }
 
@@ -75,34 +77,40 @@ pub(super) async fn remove(State(app): State<App>, Id(id): Id) -> Result<StatusC
     request_body = ForkRequest, responses(
     (status = 201, body = CloneResults), (status = 400, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+    (status = 422, body = Problem), (status = 429, body = Problem),
+    (status = 503, body = Problem)))]
 pub(super) async fn fork(
     State(app): State<App>,
     Id(id): Id,
     Body(request): Body<ForkRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
-    let results = app.blocking(move |registry| registry.fork(&id, &request, requested)).await?;
+    let key = id.clone();
+    let forked = app.blocking(&key, move |registry| registry.fork(&id, &request, requested));
+    let results = forked.await?;
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }
 
 /// Stop a sandbox's vCPUs until it is resumed.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", params(("id" = String, Path)), responses(
-    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn pause(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
     change(state, id, Machine::pause).await
 }
 
 /// Let a paused sandbox go on.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", params(("id" = String, Path)), responses(
-    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn resume(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
     change(state, id, Machine::resume).await
 }
 
 /// Put a sandbox back to the state it was spawned from.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/reset", params(("id" = String, Path)), responses(
-    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn reset(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
     change(state, id, |machine| machine.reset().map(drop)).await
 }
@@ -112,7 +120,8 @@ async fn change(
     Id(id): Id,
     how: impl FnOnce(&Machine) -> Result<(), MachineError> + Send + 'static,
 ) -> Result<Json<SandboxAnswer>, Problem> {
-    let changed = app.blocking(move |registry| {
+    let key = id.clone();
+    let changed = app.blocking(&key, move |registry| {
         let sandbox = registry.find(&id)?;
         how(&sandbox.machine)?;
         Ok(sandbox.describe())
@@ -122,12 +131,14 @@ async fn change(
 
 /// A sandbox's memory account.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/memory", params(("id" = String, Path)), responses(
-    (status = 200, body = MemoryAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = MemoryAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn memory(
     State(app): State<App>,
     Id(id): Id,
 ) -> Result<Json<MemoryAnswer>, Problem> {
-    let account = app.blocking(move |registry| {
+    let key = id.clone();
+    let account = app.blocking(&key, move |registry| {
         let sandbox = registry.find(&id)?;
         let ledger = sandbox.machine.ledger()?;
         let counters = sandbox.machine.counters()?;
