@@ -81,11 +81,77 @@ fn whoever_hangs_up_gives_its_place_back() {
             assert_eq!(ids(&daemon.post(&path, body)).len(), 30);
         });
         wait_until("a fork", || metric(&daemon, "tine_operations") == 1.0);
-        let stream = daemon.open("POST", &path, "{\"count\":1}");
+        let stream = daemon.open("", "POST", &path, "{\"count\":1}");
         wait_until("a queue", || metric(&daemon, "tine_queue_length") == 1.0);
         drop(stream);
         wait_until("no queue", || metric(&daemon, "tine_queue_length") == 0.0);
     });
     let left = daemon.get("/v1/sandboxes")["sandboxes"].as_array().unwrap().len();
     assert_eq!(left, 31, "what was given up was not made");
+}
+
+#[test]
+fn the_same_key_makes_nothing_twice() {
+    let daemon = Daemon::start(Limits { sandboxes: 31, ..limits() });
+    let send = |key: &str, path: &str, body: &Value| {
+        let (headers, body) = (format!("idempotency-key: {key}\r\n"), body.to_string());
+        daemon.send_with(&headers, "POST", path, "application/json", body.as_bytes())
+    };
+    let exist = || daemon.get("/v1/sandboxes")["sandboxes"].as_array().unwrap().len();
+    let replayed = |head: &str| head.contains("idempotent-replayed: true");
+    let spawn = json!({"image": "workload", "memory_mib": 16});
+    let first = send("a b", "/v1/sandboxes", &spawn);
+    let again = send("a b", "/v1/sandboxes", &spawn);
+    assert!(first.0 == 201 && !replayed(&first.1), "{}", first.1);
+    assert!(again.0 == 201 && replayed(&again.1), "{}", again.1);
+    assert!(again.1.contains("content-type: application/json"), "{}", again.1);
+    assert_eq!((first.2.clone(), exist()), (again.2, 1));
+    let parent = ids(&serde_json::from_slice(&first.2).unwrap()).remove(0);
+    let fork = format!("/v1/sandboxes/{parent}/fork");
+
+    for (path, body) in [("/v1/sandboxes", json!({"image": "workload"})), (&fork, spawn.clone())] {
+        let (status, head, problem) = send("a b", path, &body);
+        assert!(status == 422 && head.contains("application/problem+json"), "{head}");
+        let problem: Value = serde_json::from_slice(&problem).unwrap();
+        assert_eq!(problem["field"], "Idempotency-Key");
+    }
+    assert_eq!(send("\u{e9}", &fork, &json!({})).0, 400);
+    assert_eq!(send(&"x".repeat(256), &fork, &json!({})).0, 400);
+
+    // All at once: one fork is made, and all hear of the same children.
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let body = json!({"count": 10, "memory": "eager"});
+        let all: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn({
+                    let (fork, body) = (&fork, body.clone());
+                    move || send("at once", fork, &body)
+                })
+            })
+            .collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|answer| (answer.0, &answer.2) == (201, &answers[0].2)));
+    assert_eq!(answers.iter().filter(|answer| !replayed(&answer.1)).count(), 1);
+    assert_eq!(exist(), 11);
+
+    // Whoever hangs up finds the answer later.
+    let body = json!({"count": 20, "memory": "eager"});
+    let stream = daemon.open("idempotency-key: gone\r\n", "POST", &fork, &body.to_string());
+    wait_until("an operation", || metric(&daemon, "tine_operations") == 1.0);
+    drop(stream);
+    wait_until("a fork", || exist() == 31);
+    let (status, head, _) = send("gone", &fork, &body);
+    assert!(status == 201 && replayed(&head), "{head}");
+
+    // There is no room: that is not kept.
+    assert_eq!(send("late", "/v1/sandboxes", &spawn).0, 503);
+    assert_eq!(daemon.call("DELETE", &format!("/v1/sandboxes/{parent}"), &Value::Null).0, 204);
+    let (status, head, _) = send("late", "/v1/sandboxes", &spawn);
+    assert!(status == 201 && !replayed(&head), "{head}");
+    // What a client did wrong is.
+    assert_eq!(send("wrong", &fork, &json!({})).0, 404);
+    let (status, head, _) = send("wrong", &fork, &json!({}));
+    assert!(status == 404 && replayed(&head), "{head}");
+    assert!(head.contains("application/problem+json"), "{head}");
 }

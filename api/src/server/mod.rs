@@ -6,6 +6,7 @@ mod body;
 mod exec;
 mod exec_socket;
 mod files;
+mod idempotency;
 mod routes;
 mod sandboxes;
 mod snapshots;
@@ -137,6 +138,7 @@ pub struct StopReport {
 pub(crate) struct App {
     registry: Arc<Registry>,
     token: Token,
+    answers: idempotency::Answers,
     turns: Turns,
     /// Guests may be at work for minutes: they have turns of their own, or whoever wants
     /// to fork, pause or look would wait for them.
@@ -225,6 +227,7 @@ impl Server {
         let registry = Registry::new(host, options.images.clone(), options.limits);
         let app = App {
             token,
+            answers: idempotency::Answers::default(),
             turns: Turns::new(turns, options.limits.queue, registry.metrics.queue.clone()),
             guests: Arc::new(Semaphore::new(turns)),
             registry: Arc::new(registry),

@@ -12,7 +12,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, exec, exec_socket, files, sandboxes, snapshots, system, workload};
+use super::{App, exec, exec_socket, files, idempotency, sandboxes, snapshots, system, workload};
 use crate::problem::Problem;
 
 /// The API's description, to which the handlers add themselves.
@@ -61,6 +61,7 @@ pub(super) fn router(app: App) -> Router {
     guarded
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(app.clone(), idempotency::once))
         .layer(from_fn_with_state(app.clone(), let_in))
         .merge(open)
         .merge(described)

@@ -20,10 +20,16 @@ use crate::model::{
 use crate::problem::Problem;
 use crate::stream::Channel;
 
+/// What a client must know of the header.
+const KEY_RULE: &str = "1 to 255 printable ASCII characters. The same key with the same request \
+    within 24 hours gets the first answer again, with Idempotent-Replayed: true, and nothing is \
+    made; answers 429 and 5xx are not kept. With another request it is refused.";
+
 /// Make sandboxes from an image or a snapshot.
 ///
 /// One result for each, in order; some may fail and the rest stand.
-#[utoipa::path(post, path = "/v1/sandboxes", request_body = SpawnRequest, responses(
+#[utoipa::path(post, path = "/v1/sandboxes", request_body = SpawnRequest, params(
+    ("Idempotency-Key" = Option<String>, Header, description = KEY_RULE)), responses(
     (status = 201, body = CloneResults), (status = 400, body = Problem),
     (status = 404, body = Problem), (status = 413, body = Problem),
     (status = 422, body = Problem), (status = 429, body = Problem),
@@ -73,7 +79,8 @@ pub(super) async fn remove(State(app): State<App>, Id(id): Id) -> Result<StatusC
 /// Fork a running sandbox, which goes on.
 ///
 /// One result for each child, in order; some may fail and the rest stand.
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path),
+    ("Idempotency-Key" = Option<String>, Header, description = KEY_RULE)),
     request_body = ForkRequest, responses(
     (status = 201, body = CloneResults), (status = 400, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem),

@@ -81,9 +81,21 @@ impl Daemon {
         kind: &str,
         body: &[u8],
     ) -> (u16, String, Vec<u8>) {
+        self.send_with("", method, path, kind, body)
+    }
+
+    /// The same with more `headers`, each with its line end.
+    pub fn send_with(
+        &self,
+        headers: &str,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: &[u8],
+    ) -> (u16, String, Vec<u8>) {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: tine\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+             content-type: {kind}\r\ncontent-length: {}\r\n{headers}\r\n",
             self.token,
             body.len()
         );
@@ -91,12 +103,12 @@ impl Daemon {
     }
 
     /// Sends a request with a JSON body, whose answer is not read yet.
-    pub fn open(&self, method: &str, path: &str, body: &str) -> TcpStream {
+    pub fn open(&self, headers: &str, method: &str, path: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nhost: tine\r\nauthorization: Bearer {}\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+             content-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n{body}",
             self.token,
             body.len()
         )
