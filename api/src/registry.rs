@@ -4,12 +4,14 @@
 
 mod id;
 mod limits;
+mod records;
 mod sandbox;
 mod snapshots;
 mod templates;
 
 pub use id::is_id;
 pub use limits::{Limits, MAX_OPERATIONS};
+pub use records::{Lost, Records, RecordsError, SandboxRecord, SnapshotRecord};
 pub use sandbox::Sandbox;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::model::{CloneResult, ForkRequest, Memory, SandboxAnswer, SpawnRequest};
 use crate::problem::Problem;
 use crate::template::Shape;
+use crate::time::rfc3339;
 use id::new_id;
 use snapshots::Stored;
 use templates::Templates;
@@ -56,6 +59,7 @@ pub struct Registry {
     pub metrics: Metrics,
     contents: Mutex<Contents>,
     templates: Templates,
+    records: Option<Records>,
 }
 
 /// Room that was promised to sandboxes being made; given back when dropped.
@@ -93,6 +97,7 @@ impl Registry {
             metrics: Metrics::new(),
             contents: Mutex::default(),
             templates: Templates::default(),
+            records: None,
         }
     }
 
@@ -205,8 +210,22 @@ impl Registry {
         };
         self.metrics.made(by, origin.memory, &machine.ladder());
         let lifetime = origin.timeout_s.map(Duration::from_secs);
+        let created = SystemTime::now();
+        self.record(|| SandboxRecord {
+            id: id.clone(),
+            image: origin.image.to_owned(),
+            parent: origin.parent.map(str::to_owned),
+            snapshot: origin.snapshot.map(str::to_owned),
+            vcpus: machine.vcpus(),
+            memory_mib: machine.ram_bytes() >> 20,
+            labels: origin.labels.clone(),
+            created_at: rfc3339(created),
+            expires_at: lifetime.map(|lifetime| rfc3339(created + lifetime)),
+            pid: None,
+        });
         let mut contents = self.contents();
         if contents.closed {
+            self.unrecord(&id);
             return CloneResult::Error(stopping());
         }
         contents.made += 1;
@@ -221,7 +240,7 @@ impl Registry {
             parent: origin.parent.map(str::to_owned),
             snapshot: origin.snapshot.map(str::to_owned),
             memory: origin.memory,
-            created: SystemTime::now(),
+            created,
             lifetime,
             expires: lifetime.map(|lifetime| Instant::now() + lifetime),
         });
@@ -296,6 +315,7 @@ impl Registry {
         let removed = self.contents().sandboxes.remove(id);
         let sandbox = removed.ok_or_else(|| Problem::missing("sandbox", id))?;
         sandbox.machine.kill();
+        self.unrecord(id);
         self.metrics.killed();
         Ok(())
     }
@@ -312,6 +332,7 @@ impl Registry {
         for sandbox in over {
             tracing::info!(id = sandbox.id, "the sandbox's time is up");
             sandbox.machine.kill();
+            self.unrecord(&sandbox.id);
             self.metrics.expired();
         }
     }
@@ -335,6 +356,7 @@ impl Registry {
                 ids.push(sandbox.id.clone());
             }
             sandbox.machine.kill();
+            self.unrecord(&sandbox.id);
         }
         ids.sort();
         ids

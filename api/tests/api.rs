@@ -227,6 +227,7 @@ fn what_is_open_is_open_and_the_rest_needs_the_token() {
         "get /metrics",
         "get /v1/sandboxes",
         "post /v1/sandboxes",
+        "get /v1/sandboxes/lost",
         "get /v1/sandboxes/{id}",
         "delete /v1/sandboxes/{id}",
         "get /v1/sandboxes/{id}/console",

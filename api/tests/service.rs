@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tine::server::Limits;
 
-use common::{Daemon, ids, limits};
+use common::{Daemon, Process, ids, limits, wait_for};
 
 /// The value of `name` in the daemon's metrics.
 fn metric(daemon: &Daemon, name: &str) -> f64 {
@@ -154,4 +154,56 @@ fn the_same_key_makes_nothing_twice() {
     let (status, head, _) = send("wrong", &fork, &json!({}));
     assert!(status == 404 && replayed(&head), "{head}");
     assert!(head.contains("application/problem+json"), "{head}");
+}
+
+#[test]
+fn a_daemon_tells_what_died_with_the_one_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Process::start(directory.path(), &[]);
+    let spawn = json!({"image": "workload", "memory_mib": 16, "count": 3, "timeout_s": 900,
+        "labels": {"team": "a"}});
+    let mut made = first.daemon.spawn(spawn);
+    let removed = format!("/v1/sandboxes/{}", made.remove(0));
+    assert_eq!(first.daemon.call("DELETE", &removed, &Value::Null).0, 204);
+    let child = first.daemon.fork(&made[0], 1).remove(0);
+    made.push(child.clone());
+    made.sort();
+
+    // A second daemon does not get at the same records.
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_tine"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--state"])
+        .arg(directory.path())
+        .arg("--token-file")
+        .arg(directory.path().join("token"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("another daemon"), "{said}");
+
+    // The writer needs a moment; then the daemon is killed without any.
+    std::thread::sleep(Duration::from_millis(300));
+    let parent = first.daemon.get(&format!("/v1/sandboxes/{child}"));
+    drop(first);
+    let mut next = Process::start(directory.path(), &[]);
+    let lost = next.daemon.get("/v1/sandboxes/lost");
+    assert_eq!(lost["lost"].as_array().unwrap().len(), 3, "{lost}");
+    for (record, id) in lost["lost"].as_array().unwrap().iter().zip(&made) {
+        assert_eq!(&record["id"], id);
+        if *id == child {
+            for field in ["image", "parent", "created_at", "memory_mib", "vcpus"] {
+                assert_eq!(record[field], parent[field], "{field}");
+            }
+        } else {
+            assert_eq!(record["labels"], json!({"team": "a"}));
+            assert!(record["expires_at"].is_string());
+        }
+    }
+    // One that stops in order leaves nothing.
+    next.daemon.spawn(json!({"image": "workload", "memory_mib": 16}));
+    next.signal(libc::SIGTERM);
+    wait_for(&mut next.log, "stopped; killed");
+    assert!(next.child.wait().unwrap().success());
+    let last = Process::start(directory.path(), &[]);
+    assert_eq!(last.daemon.get("/v1/sandboxes/lost"), json!({"lost": []}));
+    assert_eq!(last.daemon.get("/v1/sandboxes"), json!({"sandboxes": []}));
 }

@@ -10,7 +10,7 @@ use tine::server::{Limits, Listen, ServeOptions, Server};
 use tracing_subscriber::EnvFilter;
 
 use super::interrupt::Interrupt;
-use super::{DEFAULT_ADDRESS, default_token_file, size};
+use super::{DEFAULT_ADDRESS, default_state, default_token_file, size};
 
 /// Options of `tine serve`. The token file is `--token-file`, made when absent.
 #[derive(Args, Debug)]
@@ -39,6 +39,10 @@ pub struct Serve {
     /// Where images are kept [default: $TINE_IMAGES, else ~/.cache/tine/images]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// Where records of what exists are kept, so that a daemon knows what the one before it lost
+    /// [default: $XDG_STATE_HOME/tine, else ~/.local/state/tine]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Write the log as JSON. TINE_LOG sets its level, e.g. TINE_LOG=debug
     #[arg(long)]
     log_json: bool,
@@ -51,6 +55,9 @@ impl Serve {
         let token_file = token_file
             .or_else(default_token_file)
             .context("there is no home directory for a token; name a file with --token-file")?;
+        let state = self.state.or_else(default_state);
+        let state = state
+            .context("there is no home directory for records; name a directory with --state")?;
         let mut limits = Limits::for_host(host_memory()?);
         limits.sandboxes = self.max_sandboxes.unwrap_or(limits.sandboxes);
         limits.body_bytes = self.max_body.unwrap_or(limits.body_bytes);
@@ -64,6 +71,7 @@ impl Serve {
                 Some(images) => Some(images),
                 None => tine_images::Store::default_path().ok(),
             },
+            state: Some(state),
             limits,
             allow_remote: self.allow_remote,
             ..ServeOptions::new(self.listen, token_file)

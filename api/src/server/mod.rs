@@ -31,9 +31,9 @@ use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, with_causes};
 pub use crate::registry::Limits;
-use crate::registry::{MAX_OPERATIONS, Registry};
+use crate::registry::{Lost, MAX_OPERATIONS, Records, RecordsError, Registry};
 use turns::Turns;
 
 /// How often sandboxes are looked through for those whose time is up.
@@ -88,13 +88,15 @@ pub struct ServeOptions {
     pub limits: Limits,
     /// Whether it may listen where other machines reach it.
     pub allow_remote: bool,
+    /// Where it keeps records of what it holds; none, and it keeps none.
+    pub state: Option<PathBuf>,
 }
 
 impl ServeOptions {
     /// Without images, for a host of 4 GiB, and what else is usual.
     pub fn new(listen: Listen, token_file: PathBuf) -> Self {
         let limits = Limits::for_host(4 << 30);
-        Self { images: None, listen, token_file, limits, allow_remote: false }
+        Self { images: None, listen, token_file, limits, allow_remote: false, state: None }
     }
 }
 
@@ -107,6 +109,9 @@ pub enum ServeError {
     /// The token file can't be used.
     #[error("the token")]
     Token(#[from] TokenError),
+    /// The records can't be used.
+    #[error("the records of what the daemon holds")]
+    Records(#[from] RecordsError),
     /// It would listen to the world.
     #[error(
         "{0} can be reached from other machines; listen on 127.0.0.1 or a Unix socket, or allow it with --allow-remote"
@@ -143,6 +148,8 @@ pub(crate) struct App {
     /// Guests may be at work for minutes: they have turns of their own, or whoever wants
     /// to fork, pause or look would wait for them.
     guests: Arc<Semaphore>,
+    /// What a daemon before this one left when it died.
+    lost: Arc<Vec<Lost>>,
 }
 
 impl App {
@@ -224,13 +231,23 @@ impl Server {
         if turns != asked {
             tracing::warn!(asked, turns, "as many operations at once can't be allowed");
         }
-        let registry = Registry::new(host, options.images.clone(), options.limits);
+        let mut registry = Registry::new(host, options.images.clone(), options.limits);
+        let mut lost = vec![];
+        if let Some(state) = &options.state {
+            let records;
+            (records, lost) = Records::open(state)?;
+            registry = registry.with_records(records);
+        }
+        for Lost { id, image, labels, created_at, .. } in &lost {
+            tracing::warn!(id, image, ?labels, created_at, "lost with the daemon before this one");
+        }
         let app = App {
             token,
             answers: idempotency::Answers::default(),
             turns: Turns::new(turns, options.limits.queue, registry.metrics.queue.clone()),
             guests: Arc::new(Semaphore::new(turns)),
             registry: Arc::new(registry),
+            lost: Arc::new(lost),
         };
         let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
         let listener = match &options.listen {
@@ -265,7 +282,15 @@ impl Server {
             async move {
                 shutdown.await;
                 // Sandboxes go first: whoever waits for them gets an answer.
-                let killed = tokio::task::spawn_blocking(move || registry.close()).await;
+                let closed = tokio::task::spawn_blocking(move || {
+                    let killed = registry.close();
+                    if let Err(error) = registry.flush() {
+                        let error = with_causes(&error);
+                        tracing::error!(error, "the next daemon will take sandboxes for lost");
+                    }
+                    killed
+                });
+                let killed = closed.await;
                 stop.send_replace(true);
                 killed.unwrap_or_default()
             }

@@ -37,6 +37,7 @@ impl Modify for Bearer {
 pub(super) fn router(app: App) -> Router {
     let guarded = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(sandboxes::list, sandboxes::spawn))
+        .routes(routes!(sandboxes::lost))
         .routes(routes!(sandboxes::get, sandboxes::remove))
         .routes(routes!(sandboxes::fork))
         .routes(routes!(sandboxes::pause))

@@ -14,7 +14,7 @@ use super::App;
 use super::body::{Body, Id, Parameters, Raw};
 use crate::console::ConsoleReader;
 use crate::model::{
-    CloneResults, ConsoleInputAnswer, ConsoleQuery, ForkRequest, ListQuery, MemoryAnswer,
+    CloneResults, ConsoleInputAnswer, ConsoleQuery, ForkRequest, ListQuery, LostList, MemoryAnswer,
     SandboxAnswer, SandboxList, SpawnRequest,
 };
 use crate::problem::Problem;
@@ -55,6 +55,12 @@ pub(super) async fn list(
     let labels = ListQuery::read(pairs)?.labels()?;
     let sandboxes = app.at_once(move |registry| Ok(registry.list(&labels))).await?;
     Ok(Json(SandboxList { sandboxes }))
+}
+
+/// List sandboxes that were lost when a daemon died before this one began.
+#[utoipa::path(get, path = "/v1/sandboxes/lost", responses((status = 200, body = LostList)))]
+pub(super) async fn lost(State(app): State<App>) -> Json<LostList> {
+    Json(LostList { lost: app.lost.to_vec() })
 }
 
 /// Describe a sandbox.

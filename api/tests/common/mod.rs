@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "not every test needs everything")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +19,65 @@ pub struct Daemon {
     pub stop: Option<tokio::sync::oneshot::Sender<()>>,
     pub thread: Option<JoinHandle<StopReport>>,
     _directory: tempfile::TempDir,
+}
+
+/// The program `tine serve`, killed when dropped.
+pub struct Process {
+    pub child: Child,
+    pub daemon: Daemon,
+    /// What it logs, as JSON.
+    pub log: BufReader<ChildStderr>,
+}
+
+impl Process {
+    /// Starts one whose token and state are in `directory`.
+    pub fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let token_file = directory.join("token");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tine"))
+            .args(["serve", "--log-json", "--listen", "127.0.0.1:0", "--state"])
+            .arg(directory)
+            .arg("--token-file")
+            .arg(&token_file)
+            .args(arguments)
+            .env("TINE_LOG", "info")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let serving = wait_for(&mut log, "serving");
+        let address = serving["fields"]["listen"].as_str().unwrap().parse().unwrap();
+        let token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();
+        let unused = tempfile::tempdir().unwrap();
+        let daemon = Daemon { address, token, stop: None, thread: None, _directory: unused };
+        Self { child, daemon, log }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: it only sends a signal, to a child that was not waited for yet.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// Reads `log` until an event says `message`.
+pub fn wait_for(log: &mut impl BufRead, message: &str) -> Value {
+    let mut seen = String::new();
+    loop {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "no {message:?} in {seen}");
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        if event["fields"]["message"].as_str().is_some_and(|text| text.contains(message)) {
+            return event;
+        }
+        seen.push_str(&line);
+    }
 }
 
 /// What the daemons of tests admit.
