@@ -2,6 +2,7 @@
 //!
 //! Everything here blocks, and is called on blocking threads only.
 
+mod admission;
 mod id;
 mod limits;
 mod records;
@@ -27,6 +28,7 @@ use crate::model::{CloneResult, ForkRequest, Memory, SandboxAnswer, SpawnRequest
 use crate::problem::Problem;
 use crate::template::Shape;
 use crate::time::rfc3339;
+use admission::Room;
 use id::new_id;
 use snapshots::Stored;
 use templates::Templates;
@@ -40,9 +42,8 @@ const DEFAULT_MEMORY_MIB: u64 = 256;
 struct Contents {
     sandboxes: HashMap<String, Arc<Sandbox>>,
     snapshots: HashMap<String, Arc<Stored>>,
-    /// Sandboxes, and their RAM, that are being made.
-    promised: usize,
-    promised_bytes: u64,
+    /// For sandboxes that are being made.
+    promised: Room,
     /// Counts what was made, for the order of lists.
     made: u64,
     closed: bool,
@@ -60,21 +61,6 @@ pub struct Registry {
     contents: Mutex<Contents>,
     templates: Templates,
     records: Option<Records>,
-}
-
-/// Room that was promised to sandboxes being made; given back when dropped.
-struct Promise<'a> {
-    registry: &'a Registry,
-    count: usize,
-    bytes: u64,
-}
-
-impl Drop for Promise<'_> {
-    fn drop(&mut self) {
-        let mut contents = self.registry.contents();
-        contents.promised -= self.count;
-        contents.promised_bytes -= self.bytes;
-    }
 }
 
 /// Where a clone comes from, and what its maker asked for.
@@ -120,12 +106,14 @@ impl Registry {
         let (snapshot, image, id, _promise) = match &request.snapshot {
             Some(name) => {
                 let (id, stored) = self.find_snapshot(name)?;
-                let promise = self.promise(request.count, stored.snapshot.state.ram.bytes())?;
+                let bytes = stored.snapshot.state.ram.bytes();
+                let promise = self.promise(request.count, bytes, request.memory)?;
                 (stored.snapshot.clone(), stored.image.clone(), Some(id), promise)
             }
             None => {
                 let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
-                let promise = self.promise(request.count, self.check_ram(memory_mib)?)?;
+                let bytes = self.check_ram(memory_mib)?;
+                let promise = self.promise(request.count, bytes, request.memory)?;
                 let shape = Shape { vcpus: request.vcpus.unwrap_or(1), memory_mib };
                 let image = request.image.as_deref().unwrap_or(WORKLOAD);
                 let store = self.images.as_deref();
@@ -167,7 +155,7 @@ impl Registry {
     ) -> Result<Vec<CloneResult>, Problem> {
         request.check()?;
         let parent = self.find(id)?;
-        let _promise = self.promise(request.count, parent.machine.ram_bytes())?;
+        let _promise = self.promise(request.count, parent.machine.ram_bytes(), request.memory)?;
         let wanted: Vec<Wanted> =
             (0..request.count).map(|_| Wanted::new()).collect::<Result<_, _>>()?;
         let children = wanted.iter().map(|one| one.options(request.memory, requested)).collect();
@@ -259,34 +247,6 @@ impl Registry {
                 Err(Problem::value("memory_mib", detail))
             }
         }
-    }
-
-    fn promise(&self, count: u32, bytes: u64) -> Result<Promise<'_>, Problem> {
-        let (count, all) = (count as usize, bytes.saturating_mul(u64::from(count)));
-        let mut contents = self.contents();
-        if contents.closed {
-            return Err(stopping());
-        }
-        let there = contents.sandboxes.len() + contents.promised;
-        if there + count > self.limits.sandboxes {
-            let most = self.limits.sandboxes;
-            return Err(Problem::unavailable(format!(
-                "{count} more sandboxes would be more than the {most} allowed: {there} exist; remove some"
-            )));
-        }
-        let ram: u64 = contents.sandboxes.values().map(|one| one.ram_bytes).sum();
-        let ram = ram + contents.promised_bytes;
-        if ram.saturating_add(all) > self.limits.ram_bytes {
-            return Err(Problem::unavailable(format!(
-                "{} MiB more guest RAM would be more than the {} MiB allowed: {} are in use",
-                all >> 20,
-                self.limits.ram_bytes >> 20,
-                ram >> 20
-            )));
-        }
-        contents.promised += count;
-        contents.promised_bytes += all;
-        Ok(Promise { registry: self, count, bytes: all })
     }
 
     /// Sandbox `id`.

@@ -207,3 +207,32 @@ fn a_daemon_tells_what_died_with_the_one_before_it() {
     assert_eq!(last.daemon.get("/v1/sandboxes/lost"), json!({"lost": []}));
     assert_eq!(last.daemon.get("/v1/sandboxes"), json!({"sandboxes": []}));
 }
+
+#[test]
+fn memory_is_admitted_up_to_the_operators_ratio() {
+    let daemon = Daemon::start(Limits { ram_bytes: 64 << 20, overcommit: 4.0, ..limits() });
+    let spawn = |count: u32, memory: &str| {
+        let body = json!({"image": "workload", "memory_mib": 16, "count": count, "memory": memory});
+        daemon.call("POST", "/v1/sandboxes", &body)
+    };
+    assert_eq!(spawn(5, "eager").0, 503);
+    let (status, problem) = spawn(17, "cow");
+    assert_eq!(status, 503);
+    assert!(
+        problem["detail"].as_str().unwrap().contains("64 MiB allowed: 0 are in use"),
+        "{problem}"
+    );
+    assert_eq!(spawn(8, "cow").0, 201, "32 MiB");
+    assert_eq!(spawn(2, "eager").0, 201, "32 more");
+    assert_eq!(spawn(1, "cow").0, 503);
+    let sandboxes = daemon.get("/v1/sandboxes")["sandboxes"].clone();
+    let eager = sandboxes.as_array().unwrap().iter().find(|one| one["memory"] == "eager").unwrap();
+    let eager = eager["id"].as_str().unwrap();
+    let fork = format!("/v1/sandboxes/{eager}/fork");
+    assert_eq!(daemon.call("POST", &fork, &json!({})).0, 503);
+    let clone = sandboxes[0]["id"].as_str().unwrap();
+    assert_eq!(daemon.call("DELETE", &format!("/v1/sandboxes/{clone}"), &Value::Null).0, 204);
+    assert_eq!(daemon.call("POST", &fork, &json!({"memory": "eager"})).0, 503);
+    assert_eq!(daemon.call("POST", &fork, &json!({})).0, 201, "there is room for one that shares");
+    assert_eq!(metric(&daemon, "tine_sandboxes"), 10.0);
+}

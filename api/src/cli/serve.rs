@@ -24,9 +24,13 @@ pub struct Serve {
     /// Most sandboxes at once
     #[arg(long, value_name = "N")]
     max_sandboxes: Option<usize>,
-    /// Most guest RAM of all sandboxes together, MiB [default: 64 times the host's memory]
+    /// Most guest RAM of all sandboxes together, MiB [default: what is available at the start]
     #[arg(long, value_name = "MIB")]
     max_memory: Option<u64>,
+    /// Count the RAM of copy-on-write clones divided by RATIO, as they share what they do not
+    /// write; eager copies count in full. With 1, all clones may write all of theirs
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    overcommit: f64,
     /// Largest request body, bytes
     #[arg(long, value_name = "BYTES")]
     max_body: Option<usize>,
@@ -58,7 +62,9 @@ impl Serve {
         let state = self.state.or_else(default_state);
         let state = state
             .context("there is no home directory for records; name a directory with --state")?;
-        let mut limits = Limits::for_host(host_memory()?);
+        let mut limits = Limits::for_host(memory("MemAvailable")?);
+        limits.sandbox_ram_bytes = memory("MemTotal")?;
+        limits.overcommit = self.overcommit;
         limits.sandboxes = self.max_sandboxes.unwrap_or(limits.sandboxes);
         limits.body_bytes = self.max_body.unwrap_or(limits.body_bytes);
         limits.operations = self.max_operations.unwrap_or(limits.operations);
@@ -115,8 +121,28 @@ impl Serve {
     }
 }
 
-/// Memory of this host, bytes.
-fn host_memory() -> Result<u64> {
+/// What /proc/meminfo says of `what`, bytes.
+fn memory(what: &str) -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo can't be read")?;
-    size::in_meminfo(&text, "MemTotal").context("/proc/meminfo has no MemTotal")
+    size::in_meminfo(&text, what).with_context(|| format!("/proc/meminfo has no {what}"))
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if (1.0..=1e6).contains(&ratio) => Ok(ratio),
+        _ => Err("a ratio is a number from 1 to 1000000".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_one_at_least() {
+        assert_eq!((ratio("1"), ratio("2.5")), (Ok(1.0), Ok(2.5)));
+        for wrong in ["0.9", "-2", "NaN", "inf", "1e7", "much"] {
+            assert!(ratio(wrong).is_err(), "{wrong}");
+        }
+    }
 }

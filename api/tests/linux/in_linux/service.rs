@@ -78,7 +78,7 @@ impl Daemon {
             .args(["serve", "--listen", &format!("unix:{}", socket.display())])
             .arg("--token-file")
             .arg(directory.path().join("token"))
-            .arg("--state")
+            .args(["--overcommit", "16", "--state"])
             .arg(directory.path())
             .stderr(Stdio::piped())
             .spawn()
