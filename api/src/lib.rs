@@ -2,12 +2,13 @@
 //!
 //! [`server`] speaks HTTP, [`model`] is what goes over the wire, [`registry`] holds the
 //! sandboxes and snapshots, [`template`] the images that have booted, [`agent`] speaks with
-//! what runs in Linux guests, and [`metrics`] counts.
+//! what runs in Linux guests, [`metrics`] counts, and [`audit`] tells who did what.
 
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod agent;
+pub mod audit;
 pub mod console;
 pub mod metrics;
 pub mod model;

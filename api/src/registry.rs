@@ -11,6 +11,7 @@ mod snapshots;
 mod templates;
 
 pub use id::is_id;
+pub(crate) use id::new_id;
 pub use limits::{Limits, MAX_OPERATIONS};
 pub use records::{Lost, Records, RecordsError, SandboxRecord, SnapshotRecord};
 pub use sandbox::Sandbox;
@@ -29,7 +30,6 @@ use crate::problem::Problem;
 use crate::template::Shape;
 use crate::time::rfc3339;
 use admission::Room;
-use id::new_id;
 use snapshots::Stored;
 use templates::Templates;
 
@@ -280,8 +280,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Kills and removes the sandboxes whose time is up.
-    pub fn expire(&self) {
+    /// Kills and removes the sandboxes whose time is up. Returns their ids.
+    pub fn expire(&self) -> Vec<String> {
         let now = Instant::now();
         let over: Vec<_> = self
             .contents()
@@ -289,12 +289,14 @@ impl Registry {
             .extract_if(|_, one| one.is_over(now))
             .map(|(_, one)| one)
             .collect();
-        for sandbox in over {
+        let end = |sandbox: Arc<Sandbox>| {
             tracing::info!(id = sandbox.id, "the sandbox's time is up");
             sandbox.machine.kill();
             self.unrecord(&sandbox.id);
             self.metrics.expired();
-        }
+            sandbox.id.clone()
+        };
+        over.into_iter().map(end).collect()
     }
 
     /// How many sandboxes and snapshots there are.

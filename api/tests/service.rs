@@ -184,7 +184,8 @@ fn a_daemon_tells_what_died_with_the_one_before_it() {
     std::thread::sleep(Duration::from_millis(300));
     let parent = first.daemon.get(&format!("/v1/sandboxes/{child}"));
     drop(first);
-    let mut next = Process::start(directory.path(), &[]);
+    let log = directory.path().join("audit");
+    let mut next = Process::start(directory.path(), &["--audit-log", log.to_str().unwrap()]);
     let lost = next.daemon.get("/v1/sandboxes/lost");
     assert_eq!(lost["lost"].as_array().unwrap().len(), 3, "{lost}");
     for (record, id) in lost["lost"].as_array().unwrap().iter().zip(&made) {
@@ -198,6 +199,8 @@ fn a_daemon_tells_what_died_with_the_one_before_it() {
             assert!(record["expires_at"].is_string());
         }
     }
+    let audit = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(audit.matches("\"event\":\"lost\"").count(), 3, "{audit}");
     // One that stops in order leaves nothing.
     next.daemon.spawn(json!({"image": "workload", "memory_mib": 16}));
     next.signal(libc::SIGTERM);
@@ -235,4 +238,80 @@ fn memory_is_admitted_up_to_the_operators_ratio() {
     assert_eq!(daemon.call("POST", &fork, &json!({"memory": "eager"})).0, 503);
     assert_eq!(daemon.call("POST", &fork, &json!({})).0, 201, "there is room for one that shares");
     assert_eq!(metric(&daemon, "tine_sandboxes"), 10.0);
+}
+
+#[test]
+fn the_audit_log_tells_who_did_what_and_no_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("audit");
+    let mut daemon = Daemon::start_with(|options| options.audit_log = Some(log.clone()));
+    let spawn = json!({"image": "workload", "memory_mib": 16, "labels": {"x": "label-secret"}});
+    let (status, head, answer) = daemon.send_with(
+        "x-request-id: mine-1\r\nidempotency-key: k\r\n",
+        "POST",
+        "/v1/sandboxes",
+        "application/json",
+        spawn.to_string().as_bytes(),
+    );
+    assert!(status == 201 && head.contains("x-request-id: mine-1"), "{head}");
+    let parent = ids(&serde_json::from_slice(&answer).unwrap()).remove(0);
+    let path = |rest: &str| format!("/v1/sandboxes/{parent}{rest}");
+    let children = daemon.fork(&parent, 2);
+    for verb in ["/pause", "/resume", "/snapshot", "/reset"] {
+        daemon.post(&path(verb), Value::Null);
+    }
+    daemon.get(&path(""));
+    let exec = json!({"argv": ["/bin/run", "argument-secret"], "stdin": "input-secret"});
+    assert_eq!(daemon.call("POST", &path("/exec"), &exec).0, 409);
+    assert_eq!(daemon.call("GET", &path("/files?path=/a"), &Value::Null).0, 409);
+    assert_eq!(daemon.send("PUT", &path("/files?path=/a"), "", b"content-secret").0, 409);
+    let refused = "GET /v1/sandboxes HTTP/1.1\r\nhost: tine\r\nconnection: close\r\n\
+                   authorization: Bearer token-secret\r\n\r\n";
+    let (status, head, _) = daemon.raw(refused, b"");
+    assert!(status == 401 && head.contains("x-request-id: "), "{head}");
+    let many = json!({"image": "workload", "memory_mib": 16, "count": 100});
+    assert_eq!(daemon.call("POST", "/v1/sandboxes", &many).0, 503);
+    daemon.post("/v1/sandboxes", json!({"image": "workload", "memory_mib": 16, "timeout_s": 1}));
+    wait_until("a timeout", || {
+        daemon.get("/v1/sandboxes")["sandboxes"].as_array().unwrap().len() == 3
+    });
+    assert_eq!(daemon.call("DELETE", &path(""), &Value::Null).0, 204);
+    assert_eq!(daemon.stop().killed.len(), 2);
+
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(!text.contains("secret") && !text.contains(&daemon.token), "{text}");
+    let entries: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let events: Vec<&str> = entries.iter().map(|entry| entry["event"].as_str().unwrap()).collect();
+    assert_eq!(
+        events,
+        [
+            "start",
+            "spawn",
+            "fork",
+            "pause",
+            "resume",
+            "snapshot",
+            "reset",
+            "exec",
+            "file_read",
+            "file_write",
+            "refused",
+            "refused",
+            "spawn",
+            "expire",
+            "kill",
+            "stop"
+        ]
+    );
+    let [_, spawn, fork, pause, ..] = &entries[..] else { panic!() };
+    assert_eq!((&spawn["request"], &spawn["outcome"]), (&json!("mine-1"), &json!(201)));
+    assert_eq!((&spawn["sandboxes"], &spawn["count"]), (&json!([parent]), &json!(1)));
+    assert!(spawn["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{spawn}");
+    assert!(spawn["duration_us"].as_u64().unwrap() > 100, "{spawn}");
+    assert_eq!((&fork["parent"], &fork["sandboxes"]), (&json!(parent), &json!(children)));
+    assert_eq!(pause["sandbox"], json!(parent));
+    assert_eq!((&entries[7]["program"], &entries[7]["outcome"]), (&json!("/bin/run"), &json!(409)));
+    assert_eq!((&entries[10]["outcome"], &entries[11]["outcome"]), (&json!(401), &json!(503)));
+    assert_eq!(entries[15]["count"], json!(2));
 }

@@ -47,6 +47,9 @@ pub struct Serve {
     /// [default: $XDG_STATE_HOME/tine, else ~/.local/state/tine]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Append who did what to this file, one JSON object a line; also in the log, as target audit
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Write the log as JSON. TINE_LOG sets its level, e.g. TINE_LOG=debug
     #[arg(long)]
     log_json: bool,
@@ -78,6 +81,7 @@ impl Serve {
                 None => tine_images::Store::default_path().ok(),
             },
             state: Some(state),
+            audit_log: self.audit_log,
             limits,
             allow_remote: self.allow_remote,
             ..ServeOptions::new(self.listen, token_file)

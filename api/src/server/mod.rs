@@ -11,6 +11,7 @@ mod routes;
 mod sandboxes;
 mod snapshots;
 mod system;
+mod trace;
 mod turns;
 mod workload;
 
@@ -31,6 +32,7 @@ use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use crate::audit::{Audit, AuditError, Entry, Event};
 use crate::problem::{Problem, with_causes};
 pub use crate::registry::Limits;
 use crate::registry::{Lost, MAX_OPERATIONS, Records, RecordsError, Registry};
@@ -90,13 +92,23 @@ pub struct ServeOptions {
     pub allow_remote: bool,
     /// Where it keeps records of what it holds; none, and it keeps none.
     pub state: Option<PathBuf>,
+    /// File that the audit log is appended to.
+    pub audit_log: Option<PathBuf>,
 }
 
 impl ServeOptions {
     /// Without images, for a host of 4 GiB, and what else is usual.
     pub fn new(listen: Listen, token_file: PathBuf) -> Self {
         let limits = Limits::for_host(4 << 30);
-        Self { images: None, listen, token_file, limits, allow_remote: false, state: None }
+        Self {
+            images: None,
+            listen,
+            token_file,
+            limits,
+            allow_remote: false,
+            state: None,
+            audit_log: None,
+        }
     }
 }
 
@@ -112,6 +124,9 @@ pub enum ServeError {
     /// The records can't be used.
     #[error("the records of what the daemon holds")]
     Records(#[from] RecordsError),
+    /// The audit log can't be used.
+    #[error("the audit log")]
+    Audit(#[from] AuditError),
     /// It would listen to the world.
     #[error(
         "{0} can be reached from other machines; listen on 127.0.0.1 or a Unix socket, or allow it with --allow-remote"
@@ -150,6 +165,7 @@ pub(crate) struct App {
     guests: Arc<Semaphore>,
     /// What a daemon before this one left when it died.
     lost: Arc<Vec<Lost>>,
+    audit: Audit,
 }
 
 impl App {
@@ -238,8 +254,10 @@ impl Server {
             (records, lost) = Records::open(state)?;
             registry = registry.with_records(records);
         }
-        for Lost { id, image, labels, created_at, .. } in &lost {
+        let audit = Audit::open(options.audit_log.as_deref())?;
+        for Lost { id, image, parent, labels, created_at, .. } in &lost {
             tracing::warn!(id, image, ?labels, created_at, "lost with the daemon before this one");
+            audit.write(&Entry { parent: parent.clone(), ..Entry::new(Event::Lost).of(id) });
         }
         let app = App {
             token,
@@ -248,6 +266,7 @@ impl Server {
             guests: Arc::new(Semaphore::new(turns)),
             registry: Arc::new(registry),
             lost: Arc::new(lost),
+            audit,
         };
         let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
         let listener = match &options.listen {
@@ -275,6 +294,8 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<StopReport, ServeError> {
         let Self { app, listener } = self;
+        let audit = app.audit.clone();
+        audit.write(&Entry::new(Event::Start));
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let registry = Arc::clone(&app.registry);
         let killer = tokio::spawn({
@@ -296,14 +317,20 @@ impl Server {
             }
         });
         let reaper = tokio::spawn({
-            let registry = Arc::clone(&registry);
+            let (registry, audit) = (Arc::clone(&registry), audit.clone());
             async move {
                 loop {
                     tokio::time::sleep(EXPIRY_PERIOD).await;
                     let registry = Arc::clone(&registry);
-                    if let Err(error) = tokio::task::spawn_blocking(move || registry.expire()).await
-                    {
-                        tracing::error!(%error, "killing sandboxes at their timeout failed");
+                    match tokio::task::spawn_blocking(move || registry.expire()).await {
+                        Ok(expired) => {
+                            for id in expired {
+                                audit.write(&Entry::new(Event::Expire).of(id));
+                            }
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "killing sandboxes at their timeout failed");
+                        }
                     }
                 }
             }
@@ -325,7 +352,8 @@ impl Server {
                             tracing::debug!(%error, "TCP_NODELAY");
                         }
                     });
-                    axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await
+                    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+                    axum::serve(listener, service).with_graceful_shutdown(until(stopped)).await
                 }
                 Listener::Unix(listener, _) => {
                     axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await
@@ -347,7 +375,10 @@ impl Server {
             tracing::warn!(%error, path = %path.display(), "the socket is left");
         }
         served.map_err(ServeError::Serve)?;
-        Ok(StopReport { killed: killer.await.unwrap_or_default() })
+        let killed = killer.await.unwrap_or_default();
+        let (sandboxes, count) = (killed.clone(), Some(killed.len()));
+        audit.write(&Entry { sandboxes, count, ..Entry::new(Event::Stop) });
+        Ok(StopReport { killed })
     }
 }
 

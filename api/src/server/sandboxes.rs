@@ -12,6 +12,7 @@ use tine_vmm::{Machine, MachineError};
 
 use super::App;
 use super::body::{Body, Id, Parameters, Raw};
+use super::trace::Notes;
 use crate::console::ConsoleReader;
 use crate::model::{
     CloneResults, ConsoleInputAnswer, ConsoleQuery, ForkRequest, ListQuery, LostList, MemoryAnswer,
@@ -36,11 +37,13 @@ const KEY_RULE: &str = "1 to 255 printable ASCII characters. The same key with t
     (status = 503, body = Problem)))]
 pub(super) async fn spawn(
     State(app): State<App>,
+    notes: Notes,
     Body(request): Body<SpawnRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
     let key = request.snapshot.as_ref().or(request.image.as_ref()).cloned().unwrap_or_default();
     let results = app.blocking(&key, move |registry| registry.spawn(&request, requested)).await?;
+    notes.made(&results);
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }
 
@@ -95,12 +98,14 @@ pub(super) async fn remove(State(app): State<App>, Id(id): Id) -> Result<StatusC
 pub(super) async fn fork(
     State(app): State<App>,
     Id(id): Id,
+    notes: Notes,
     Body(request): Body<ForkRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
     let key = id.clone();
     let forked = app.blocking(&key, move |registry| registry.fork(&id, &request, requested));
     let results = forked.await?;
+    notes.made(&results);
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }
 
