@@ -1,13 +1,15 @@
 //! The daemon: microVMs forked over HTTP.
 //!
 //! [`server`] speaks HTTP, [`model`] is what goes over the wire, [`registry`] holds the
-//! sandboxes and snapshots, [`template`] the images that have booted, [`engine`] makes machines, [`agent`] speaks with
-//! what runs in Linux guests, and [`metrics`] counts.
+//! sandboxes and snapshots, [`engine`] makes machines, [`template`] has the images that have
+//! booted, [`agent`] speaks with what runs in Linux guests, [`metrics`] counts, and [`audit`]
+//! tells who did what.
 
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod agent;
+pub mod audit;
 pub mod console;
 pub mod engine;
 pub mod metrics;

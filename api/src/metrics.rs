@@ -43,6 +43,19 @@ pub struct Metrics {
     first_instruction: Times,
     guest_entry: Times,
     parent_pause: Histogram,
+    /// Of requests that wait for their turn.
+    pub queue: QueueMetrics,
+}
+
+/// What is counted of requests that wait for their turn.
+#[derive(Clone, Debug)]
+pub struct QueueMetrics {
+    /// How many wait.
+    pub length: Gauge,
+    /// Those that were refused.
+    pub refused: Counter,
+    /// How long those waited that had a turn.
+    pub wait: Histogram,
 }
 
 fn seconds() -> Histogram {
@@ -65,6 +78,12 @@ impl Metrics {
             first_instruction: Times::new_with_constructor(seconds),
             guest_entry: Times::new_with_constructor(seconds),
             parent_pause: seconds(),
+            queue: QueueMetrics {
+                length: Gauge::default(),
+                refused: Counter::default(),
+                // 50 microseconds to 13 seconds: nobody waits longer.
+                wait: Histogram::new(exponential_buckets(50e-6, 2.0, 19)),
+            },
         };
         let registry = &mut metrics.registry;
         registry.register("sandboxes", "Sandboxes that exist", metrics.live.clone());
@@ -105,6 +124,14 @@ impl Metrics {
             "How long a parent stood still for a fork or a snapshot",
             metrics.parent_pause.clone(),
         );
+        let QueueMetrics { length, refused, wait } = metrics.queue.clone();
+        registry.register("queue_length", "Requests that wait for their turn", length);
+        registry.register(
+            "queue_refused",
+            "Requests refused because too many waited, or they waited too long",
+            refused,
+        );
+        registry.register("queue_wait_seconds", "How long requests waited for their turn", wait);
         metrics
     }
 

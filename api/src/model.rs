@@ -22,6 +22,7 @@ use tine_vmm::{Ladder, MemoryMode};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::problem::Problem;
+use crate::registry::Lost;
 
 /// Most sandboxes of one request.
 pub const MAX_COUNT: u32 = 1000;
@@ -286,6 +287,13 @@ pub struct CloneResults {
 pub struct SandboxList {
     /// In order of their making.
     pub sandboxes: Vec<SandboxAnswer>,
+}
+
+/// The sandboxes that a daemon left when it died: they are gone.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct LostList {
+    /// In order of their ids.
+    pub lost: Vec<Lost>,
 }
 
 /// A snapshot.

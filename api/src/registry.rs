@@ -2,14 +2,18 @@
 //!
 //! Everything here blocks, and is called on blocking threads only.
 
+mod admission;
 mod id;
 mod limits;
+mod records;
 mod sandbox;
 mod snapshots;
 mod templates;
 
 pub use id::is_id;
+pub(crate) use id::new_id;
 pub use limits::{Limits, MAX_OPERATIONS};
+pub use records::{Lost, Records, RecordsError, SandboxRecord, SnapshotRecord};
 pub use sandbox::Sandbox;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +29,8 @@ use crate::metrics::Metrics;
 use crate::model::{CloneResult, ForkRequest, Memory, SandboxAnswer, SpawnRequest};
 use crate::problem::Problem;
 use crate::template::Shape;
-use id::new_id;
+use crate::time::rfc3339;
+use admission::Room;
 use snapshots::Stored;
 use templates::Templates;
 
@@ -38,9 +43,8 @@ const DEFAULT_MEMORY_MIB: u64 = 256;
 struct Contents {
     sandboxes: HashMap<String, Arc<Sandbox>>,
     snapshots: HashMap<String, Arc<Stored>>,
-    /// Sandboxes, and their RAM, that are being made.
-    promised: usize,
-    promised_bytes: u64,
+    /// For sandboxes that are being made.
+    promised: Room,
     /// Counts what was made, for the order of lists.
     made: u64,
     closed: bool,
@@ -57,21 +61,7 @@ pub struct Registry {
     pub metrics: Metrics,
     contents: Mutex<Contents>,
     templates: Templates,
-}
-
-/// Room that was promised to sandboxes being made; given back when dropped.
-struct Promise<'a> {
-    registry: &'a Registry,
-    count: usize,
-    bytes: u64,
-}
-
-impl Drop for Promise<'_> {
-    fn drop(&mut self) {
-        let mut contents = self.registry.contents();
-        contents.promised -= self.count;
-        contents.promised_bytes -= self.bytes;
-    }
+    records: Option<Records>,
 }
 
 /// Where a clone comes from, and what its maker asked for.
@@ -94,6 +84,7 @@ impl Registry {
             metrics: Metrics::new(),
             contents: Mutex::default(),
             templates: Templates::default(),
+            records: None,
         }
     }
 
@@ -121,12 +112,14 @@ impl Registry {
         let (snapshot, image, id, _promise) = match &request.snapshot {
             Some(name) => {
                 let (id, stored) = self.find_snapshot(name)?;
-                let promise = self.promise(request.count, stored.snapshot.about().ram_bytes)?;
+                let bytes = stored.snapshot.about().ram_bytes;
+                let promise = self.promise(request.count, bytes, request.memory)?;
                 (stored.snapshot.clone(), stored.image.clone(), Some(id), promise)
             }
             None => {
                 let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
-                let promise = self.promise(request.count, self.check_ram(memory_mib)?)?;
+                let bytes = self.check_ram(memory_mib)?;
+                let promise = self.promise(request.count, bytes, request.memory)?;
                 let shape = Shape { vcpus: request.vcpus.unwrap_or(1), memory_mib };
                 let image = request.image.as_deref().unwrap_or(WORKLOAD);
                 let store = self.images.as_deref();
@@ -167,7 +160,7 @@ impl Registry {
     ) -> Result<Vec<CloneResult>, Problem> {
         request.check()?;
         let parent = self.find(id)?;
-        let _promise = self.promise(request.count, parent.ram_bytes)?;
+        let _promise = self.promise(request.count, parent.ram_bytes, request.memory)?;
         let wanted: Vec<Wanted> =
             (0..request.count).map(|_| Wanted::new()).collect::<Result<_, _>>()?;
         let wish = |one: &Wanted| one.wish(request.memory, false, requested);
@@ -211,8 +204,22 @@ impl Registry {
         };
         self.metrics.made(by, origin.memory, &vm.ladder());
         let lifetime = origin.timeout_s.map(Duration::from_secs);
+        let created = SystemTime::now();
+        self.record(|| SandboxRecord {
+            id: id.clone(),
+            image: origin.image.to_owned(),
+            parent: origin.parent.map(str::to_owned),
+            snapshot: origin.snapshot.map(str::to_owned),
+            vcpus: vm.vcpus(),
+            memory_mib: vm.ram_bytes() >> 20,
+            labels: origin.labels.clone(),
+            created_at: rfc3339(created),
+            expires_at: lifetime.map(|lifetime| rfc3339(created + lifetime)),
+            pid: vm.pid(),
+        });
         let mut contents = self.contents();
         if contents.closed {
+            self.unrecord(&id);
             return CloneResult::Error(stopping());
         }
         contents.made += 1;
@@ -228,7 +235,7 @@ impl Registry {
             parent: origin.parent.map(str::to_owned),
             snapshot: origin.snapshot.map(str::to_owned),
             memory: origin.memory,
-            created: SystemTime::now(),
+            created,
             lifetime,
             expires: lifetime.map(|lifetime| Instant::now() + lifetime),
         });
@@ -247,34 +254,6 @@ impl Registry {
                 Err(Problem::value("memory_mib", detail))
             }
         }
-    }
-
-    fn promise(&self, count: u32, bytes: u64) -> Result<Promise<'_>, Problem> {
-        let (count, all) = (count as usize, bytes.saturating_mul(u64::from(count)));
-        let mut contents = self.contents();
-        if contents.closed {
-            return Err(stopping());
-        }
-        let there = contents.sandboxes.len() + contents.promised;
-        if there + count > self.limits.sandboxes {
-            let most = self.limits.sandboxes;
-            return Err(Problem::unavailable(format!(
-                "{count} more sandboxes would be more than the {most} allowed: {there} exist; remove some"
-            )));
-        }
-        let ram: u64 = contents.sandboxes.values().map(|one| one.ram_bytes).sum();
-        let ram = ram + contents.promised_bytes;
-        if ram.saturating_add(all) > self.limits.ram_bytes {
-            return Err(Problem::unavailable(format!(
-                "{} MiB more guest RAM would be more than the {} MiB allowed: {} are in use",
-                all >> 20,
-                self.limits.ram_bytes >> 20,
-                ram >> 20
-            )));
-        }
-        contents.promised += count;
-        contents.promised_bytes += all;
-        Ok(Promise { registry: self, count, bytes: all })
     }
 
     /// Sandbox `id`.
@@ -303,12 +282,13 @@ impl Registry {
         let removed = self.contents().sandboxes.remove(id);
         let sandbox = removed.ok_or_else(|| Problem::missing("sandbox", id))?;
         sandbox.vm.kill();
+        self.unrecord(id);
         self.metrics.killed();
         Ok(())
     }
 
-    /// Kills and removes the sandboxes whose time is up.
-    pub fn expire(&self) {
+    /// Kills and removes the sandboxes whose time is up. Returns their ids.
+    pub fn expire(&self) -> Vec<String> {
         let now = Instant::now();
         let over: Vec<_> = self
             .contents()
@@ -316,11 +296,14 @@ impl Registry {
             .extract_if(|_, one| one.is_over(now))
             .map(|(_, one)| one)
             .collect();
-        for sandbox in over {
+        let end = |sandbox: Arc<Sandbox>| {
             tracing::info!(id = sandbox.id, "the sandbox's time is up");
             sandbox.vm.kill();
+            self.unrecord(&sandbox.id);
             self.metrics.expired();
-        }
+            sandbox.id.clone()
+        };
+        over.into_iter().map(end).collect()
     }
 
     /// How many sandboxes and snapshots there are.
@@ -342,6 +325,7 @@ impl Registry {
                 ids.push(sandbox.id.clone());
             }
             sandbox.vm.kill();
+            self.unrecord(&sandbox.id);
         }
         ids.sort();
         ids

@@ -2,145 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests stop at what surprises them")]
 
+mod common;
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tine::server::{Limits, Listen, ServeOptions, Server, StopReport};
-use tine_cell::NurseryConfig;
 
-/// A daemon on a port of its own.
-struct Daemon {
-    address: SocketAddr,
-    token: String,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<StopReport>>,
-    _directory: tempfile::TempDir,
-}
-
-/// Cells that come from the program under test.
-fn cells() -> NurseryConfig {
-    NurseryConfig { program: env!("CARGO_BIN_EXE_tine").into(), ..NurseryConfig::default() }
-}
-
-fn limits() -> Limits {
-    Limits { sandboxes: 40, snapshots: 5, body_bytes: 4096, ..Limits::for_host(4 << 30) }
-}
-
-impl Daemon {
-    fn start(limits: Limits) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let token_file = directory.path().join("token");
-        let options = ServeOptions {
-            images: None,
-            listen: Listen::Tcp("127.0.0.1:0".parse().unwrap()),
-            token_file: token_file.clone(),
-            limits,
-            allow_remote: false,
-            cells: Some(cells()),
-        };
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (tell, told) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let server = Server::bind(&options).await.unwrap();
-                tell.send(server.listens_at().unwrap()).unwrap();
-                let shutdown = async {
-                    stopped.await.unwrap();
-                };
-                server.run(shutdown).await.unwrap()
-            })
-        });
-        let Listen::Tcp(address) = told.recv().unwrap() else { unreachable!() };
-        let token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();
-        Self { address, token, stop: Some(stop), thread: Some(thread), _directory: directory }
-    }
-
-    fn stop(&mut self) -> StopReport {
-        self.stop.take().unwrap().send(()).unwrap();
-        self.thread.take().unwrap().join().unwrap()
-    }
-
-    /// Sends `head` and `body` as they are.
-    fn raw(&self, head: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.write_all(head.as_bytes()).unwrap();
-        // The daemon may refuse and close before it has read everything.
-        let _sent = stream.write_all(body);
-        let mut answer = Vec::new();
-        let _read = stream.read_to_end(&mut answer);
-        let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an HTTP answer");
-        let head = String::from_utf8(answer[..split].to_vec()).unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, head.to_ascii_lowercase(), answer[split + 4..].to_vec())
-    }
-
-    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: tine\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
-            self.token,
-            body.len()
-        );
-        self.raw(&head, body)
-    }
-
-    fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let body = if body.is_null() { vec![] } else { serde_json::to_vec(body).unwrap() };
-        let (status, head, answer) = self.send(method, path, "application/json", &body);
-        if status >= 400 {
-            assert!(head.contains("application/problem+json"), "{head}");
-        }
-        let value =
-            if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer).unwrap() };
-        (status, value)
-    }
-
-    fn get(&self, path: &str) -> Value {
-        let (status, value) = self.call("GET", path, &Value::Null);
-        assert_eq!(status, 200, "{path}: {value}");
-        value
-    }
-
-    fn post(&self, path: &str, body: Value) -> Value {
-        let (status, value) = self.call("POST", path, &body);
-        assert!(status < 300, "{path}: {value}");
-        value
-    }
-
-    fn spawn(&self, body: Value) -> Vec<String> {
-        ids(&self.post("/v1/sandboxes", body))
-    }
-
-    fn fork(&self, id: &str, count: u32) -> Vec<String> {
-        ids(&self.post(&format!("/v1/sandboxes/{id}/fork"), json!({"count": count})))
-    }
-
-    fn work(&self, id: &str, body: Value) -> Value {
-        self.post(&format!("/v1/sandboxes/{id}/workload"), body)
-    }
-
-    fn checksum(&self, id: &str) -> String {
-        self.work(id, json!({"op": "checksum"}))["value"].as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if self.stop.is_some() && !std::thread::panicking() {
-            self.stop();
-        }
-    }
-}
-
-fn ids(answer: &Value) -> Vec<String> {
-    let results = answer["results"].as_array().unwrap();
-    results.iter().map(|one| one["sandbox"]["id"].as_str().expect("a sandbox").to_owned()).collect()
-}
+use common::{Daemon, cells, limits};
 
 #[test]
 fn checksums_tell_the_story_of_isolation() {
@@ -356,6 +227,7 @@ fn what_is_open_is_open_and_the_rest_needs_the_token() {
         "get /metrics",
         "get /v1/sandboxes",
         "post /v1/sandboxes",
+        "get /v1/sandboxes/lost",
         "get /v1/sandboxes/{id}",
         "delete /v1/sandboxes/{id}",
         "get /v1/sandboxes/{id}/console",
@@ -664,14 +536,8 @@ fn many_clients_fork_one_parent_at_once() {
 async fn a_unix_socket_serves_and_goes_and_the_world_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path: PathBuf = directory.path().join("tine.sock");
-    let mut options = ServeOptions {
-        images: None,
-        listen: Listen::Unix(path.clone()),
-        token_file: directory.path().join("token"),
-        limits: limits(),
-        allow_remote: false,
-        cells: Some(cells()),
-    };
+    let mut options = ServeOptions::new(Listen::Unix(path.clone()), directory.path().join("token"));
+    options.cells = Some(cells());
     let server = Server::bind(&options).await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(server.run(async {

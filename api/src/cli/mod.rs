@@ -143,12 +143,17 @@ pub fn run() -> Result<ExitCode> {
 
 /// Where the daemon keeps its token unless told otherwise; none without a home directory.
 fn default_token_file() -> Option<PathBuf> {
+    Some(default_state()?.join("token"))
+}
+
+/// Where the daemon keeps what it must know again; none without a home directory.
+fn default_state() -> Option<PathBuf> {
     let directory = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let state = match directory("XDG_STATE_HOME") {
         Some(state) => PathBuf::from(state),
         None => PathBuf::from(directory("HOME")?).join(".local/state"),
     };
-    Some(state.join("tine/token"))
+    Some(state.join("tine"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tine_cell::confine::Confinement;
 use tracing_subscriber::EnvFilter;
 
 use super::interrupt::Interrupt;
-use super::{DEFAULT_ADDRESS, default_token_file, size};
+use super::{DEFAULT_ADDRESS, default_state, default_token_file, size};
 
 /// Options of `tine serve`. The token file is `--token-file`, made when absent.
 #[derive(Args, Debug)]
@@ -26,15 +26,22 @@ pub struct Serve {
     /// Most sandboxes at once
     #[arg(long, value_name = "N")]
     max_sandboxes: Option<usize>,
-    /// Most guest RAM of all sandboxes together, MiB [default: 64 times the host's memory]
+    /// Most guest RAM of all sandboxes together, MiB [default: what is available at the start]
     #[arg(long, value_name = "MIB")]
     max_memory: Option<u64>,
+    /// Count the RAM of copy-on-write clones divided by RATIO, as they share what they do not
+    /// write; eager copies count in full. With 1, all clones may write all of theirs
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    overcommit: f64,
     /// Largest request body, bytes
     #[arg(long, value_name = "BYTES")]
     max_body: Option<usize>,
     /// Most operations on sandboxes at once; others wait
     #[arg(long, value_name = "N")]
     max_operations: Option<usize>,
+    /// Most operations that wait for their turn; more are refused with status 429
+    #[arg(long, value_name = "N")]
+    queue: Option<usize>,
     /// Where images are kept [default: $TINE_IMAGES, else ~/.cache/tine/images]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -47,6 +54,13 @@ pub struct Serve {
     /// Clones made ahead, for each snapshot or image that was asked for lately
     #[arg(long, value_name = "N", default_value_t = NurseryConfig::default().dormant)]
     dormant: usize,
+    /// Where records of what exists are kept, so that a daemon knows what the one before it lost
+    /// [default: $XDG_STATE_HOME/tine, else ~/.local/state/tine]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Append who did what to this file, one JSON object a line; also in the log, as target audit
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
     /// Write the log as JSON. TINE_LOG sets its level, e.g. TINE_LOG=debug
     #[arg(long)]
     log_json: bool,
@@ -59,10 +73,16 @@ impl Serve {
         let token_file = token_file
             .or_else(default_token_file)
             .context("there is no home directory for a token; name a file with --token-file")?;
-        let mut limits = Limits::for_host(host_memory()?);
+        let state = self.state.or_else(default_state);
+        let state = state
+            .context("there is no home directory for records; name a directory with --state")?;
+        let mut limits = Limits::for_host(memory("MemAvailable")?);
+        limits.sandbox_ram_bytes = memory("MemTotal")?;
+        limits.overcommit = self.overcommit;
         limits.sandboxes = self.max_sandboxes.unwrap_or(limits.sandboxes);
         limits.body_bytes = self.max_body.unwrap_or(limits.body_bytes);
         limits.operations = self.max_operations.unwrap_or(limits.operations);
+        limits.queue = self.queue.unwrap_or(limits.queue);
         if let Some(mib) = self.max_memory {
             limits.ram_bytes = mib.saturating_mul(1 << 20);
         }
@@ -71,8 +91,8 @@ impl Serve {
                 Some(images) => Some(images),
                 None => tine_images::Store::default_path().ok(),
             },
-            listen: self.listen,
-            token_file,
+            state: Some(state),
+            audit_log: self.audit_log,
             limits,
             allow_remote: self.allow_remote,
             cells: (!self.in_process).then(|| NurseryConfig {
@@ -80,6 +100,7 @@ impl Serve {
                 dormant: self.dormant,
                 ..NurseryConfig::default()
             }),
+            ..ServeOptions::new(self.listen, token_file)
         };
         let runtime = tokio::runtime::Runtime::new().context("the runtime could not be started")?;
         runtime.block_on(async {
@@ -120,8 +141,28 @@ impl Serve {
     }
 }
 
-/// Memory of this host, bytes.
-fn host_memory() -> Result<u64> {
+/// What /proc/meminfo says of `what`, bytes.
+fn memory(what: &str) -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo can't be read")?;
-    size::in_meminfo(&text, "MemTotal").context("/proc/meminfo has no MemTotal")
+    size::in_meminfo(&text, what).with_context(|| format!("/proc/meminfo has no {what}"))
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ratio) if (1.0..=1e6).contains(&ratio) => Ok(ratio),
+        _ => Err("a ratio is a number from 1 to 1000000".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_one_at_least() {
+        assert_eq!((ratio("1"), ratio("2.5")), (Ok(1.0), Ok(2.5)));
+        for wrong in ["0.9", "-2", "NaN", "inf", "1e7", "much"] {
+            assert!(ratio(wrong).is_err(), "{wrong}");
+        }
+    }
 }

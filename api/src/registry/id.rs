@@ -7,7 +7,7 @@ const ID_BYTES: usize = 20;
 const ID_LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// A new id: 20 characters of `[a-z0-9]`, the first a letter, so that it is a DNS label.
-pub(super) fn new_id() -> Result<String, Problem> {
+pub(crate) fn new_id() -> Result<String, Problem> {
     let mut id = String::with_capacity(ID_BYTES);
     while id.len() < ID_BYTES {
         let mut random = [0u8; 32];

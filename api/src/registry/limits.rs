@@ -11,9 +11,11 @@ pub struct Limits {
     pub sandboxes: usize,
     /// Most snapshots, without the images' own.
     pub snapshots: usize,
-    /// Most guest RAM of all sandboxes together, bytes. Clones share theirs, so this may
-    /// be a multiple of the host's memory.
+    /// Most guest RAM of all sandboxes together, bytes, as [`Self::overcommit`] counts it.
     pub ram_bytes: u64,
+    /// What the RAM of a copy-on-write clone is divided by before it is counted: clones share
+    /// what they do not write. 1 at least, at which all of them may write everything.
+    pub overcommit: f64,
     /// Most guest RAM of one sandbox, bytes.
     pub sandbox_ram_bytes: u64,
     /// Largest request body, bytes.
@@ -21,18 +23,22 @@ pub struct Limits {
     /// Most operations on machines at once, and most guests that are waited for at once;
     /// others wait. 1 to [`MAX_OPERATIONS`].
     pub operations: usize,
+    /// Most operations that wait for their turn; more are refused.
+    pub queue: usize,
 }
 
 impl Limits {
-    /// For a host with `memory_bytes` of memory.
+    /// For a host with `memory_bytes` of memory to give.
     pub fn for_host(memory_bytes: u64) -> Self {
         Self {
             sandboxes: 2000,
             snapshots: 1000,
-            ram_bytes: memory_bytes.saturating_mul(64),
+            ram_bytes: memory_bytes,
+            overcommit: 1.0,
             sandbox_ram_bytes: memory_bytes,
             body_bytes: 64 << 10,
             operations: 64,
+            queue: 256,
         }
     }
 }

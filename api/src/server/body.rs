@@ -45,7 +45,8 @@ impl FromRequest<App> for Raw {
     }
 }
 
-async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
+/// The whole body, unless it is too large.
+pub(super) async fn read(request: Request, app: &App) -> Result<Bytes, Problem> {
     let most = app.registry.limits().body_bytes;
     let declared = request
         .headers()

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use super::App;
 use super::body::{Body, Id};
+use super::trace::Notes;
 use crate::agent::{AgentConnection, AgentError, AgentReceiver, AgentSender, unexpected};
 use crate::model::{ExecEvent, ExecRequest, Text};
 use crate::problem::Problem;
@@ -31,8 +32,10 @@ use crate::stream::Channel;
 pub(super) async fn run(
     State(app): State<App>,
     Id(id): Id,
+    notes: Notes,
     Body(request): Body<ExecRequest>,
 ) -> Result<Response, Problem> {
+    notes.program(&request.argv);
     if request.interactive {
         let detail = "input can be sent over the WebSocket only: GET this path with an upgrade";
         return Err(Problem::value("interactive", detail));

@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use super::App;
 use super::body::Id;
 use super::exec::{Output, Program, feed};
+use super::trace::Notes;
 use crate::agent::{AgentError, AgentReceiver, AgentSender};
 use crate::model::{Control, ExecEvent, ExecRequest, parse};
 use crate::problem::Problem;
@@ -53,17 +54,18 @@ type FromClient = SplitStream<WebSocket>;
 pub(super) async fn attach(
     State(app): State<App>,
     Id(id): Id,
+    notes: Notes,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let upgrade = upgrade.map_err(|refused| Problem::new(refused.status(), refused.body_text()))?;
     let stream = app.connect(id).await?;
     let limited = upgrade.max_message_size(MAX_CLIENT_MESSAGE).max_frame_size(MAX_CLIENT_MESSAGE);
-    Ok(limited.on_upgrade(move |socket| serve(socket, stream)))
+    Ok(limited.on_upgrade(move |socket| serve(socket, stream, notes)))
 }
 
-async fn serve(socket: WebSocket, stream: UnixStream) {
+async fn serve(socket: WebSocket, stream: UnixStream, notes: Notes) {
     let (mut to, mut from) = socket.split();
-    let last = match converse(&mut to, &mut from, stream).await {
+    let last = match converse(&mut to, &mut from, stream, notes).await {
         Ok(last) => last,
         Err(End::Problem(problem)) => ExecEvent::Error { problem },
         Err(End::Gone) => return,
@@ -104,10 +106,13 @@ async fn converse(
     to: &mut ToClient,
     from: &mut FromClient,
     stream: UnixStream,
+    notes: Notes,
 ) -> Result<ExecEvent, End> {
     let request = tokio::time::timeout(REQUEST_LIMIT, request(from)).await;
     let request = request
         .unwrap_or_else(|_| Err(Problem::malformed("no request came as first message").into()))?;
+    notes.program(&request.argv);
+    notes.write();
     let Program { pid, mut sender, mut receiver } =
         Program::start(stream, request.program()?).await?;
     tell(to, &ExecEvent::Started { pid }).await?;

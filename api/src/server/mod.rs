@@ -6,10 +6,13 @@ mod body;
 mod exec;
 mod exec_socket;
 mod files;
+mod idempotency;
 mod routes;
 mod sandboxes;
 mod snapshots;
 mod system;
+mod trace;
+mod turns;
 mod workload;
 
 pub use auth::{Token, TokenError};
@@ -24,17 +27,20 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use thiserror::Error;
+use tine_cell::fault::with_causes;
 use tine_cell::warden::WardenError;
 use tine_cell::{Nursery, NurseryConfig};
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
+use crate::audit::{Audit, AuditError, Entry, Event};
 use crate::engine::Engine;
 use crate::problem::Problem;
 pub use crate::registry::Limits;
-use crate::registry::{MAX_OPERATIONS, Registry};
+use crate::registry::{Lost, MAX_OPERATIONS, Records, RecordsError, Registry};
+use turns::Turns;
 
 /// How often sandboxes are looked through for those whose time is up.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(200);
@@ -90,6 +96,27 @@ pub struct ServeOptions {
     pub allow_remote: bool,
     /// How the cells of sandboxes are made; none, and all sandboxes are in this process.
     pub cells: Option<NurseryConfig>,
+    /// Where it keeps records of what it holds; none, and it keeps none.
+    pub state: Option<PathBuf>,
+    /// File that the audit log is appended to.
+    pub audit_log: Option<PathBuf>,
+}
+
+impl ServeOptions {
+    /// Without images, for a host of 4 GiB, and what else is usual.
+    pub fn new(listen: Listen, token_file: PathBuf) -> Self {
+        let limits = Limits::for_host(4 << 30);
+        Self {
+            images: None,
+            listen,
+            token_file,
+            limits,
+            allow_remote: false,
+            state: None,
+            audit_log: None,
+            cells: Some(NurseryConfig::default()),
+        }
+    }
 }
 
 /// What can keep the daemon from running.
@@ -107,6 +134,12 @@ pub enum ServeError {
     /// The token file can't be used.
     #[error("the token")]
     Token(#[from] TokenError),
+    /// The records can't be used.
+    #[error("the records of what the daemon holds")]
+    Records(#[from] RecordsError),
+    /// The audit log can't be used.
+    #[error("the audit log")]
+    Audit(#[from] AuditError),
     /// It would listen to the world.
     #[error(
         "{0} can be reached from other machines; listen on 127.0.0.1 or a Unix socket, or allow it with --allow-remote"
@@ -138,20 +171,26 @@ pub struct StopReport {
 pub(crate) struct App {
     registry: Arc<Registry>,
     token: Token,
-    operations: Arc<Semaphore>,
+    answers: idempotency::Answers,
+    turns: Turns,
     /// Guests may be at work for minutes: they have turns of their own, or whoever wants
     /// to fork, pause or look would wait for them.
     guests: Arc<Semaphore>,
+    /// What a daemon before this one left when it died.
+    lost: Arc<Vec<Lost>>,
+    audit: Audit,
 }
 
 impl App {
-    /// Does blocking `work` on a thread made for that, when its turn has come. It is done to
-    /// the end even if the client goes away.
+    /// Does blocking `work` on a thread made for that, when its turn has come; requests with
+    /// different keys have turns alternately. It is done to the end even if the client goes away.
     async fn blocking<T: Send + 'static>(
         &self,
+        key: &str,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.in_turn(&self.operations, work).await
+        let turn = self.turns.take(key).await?;
+        self.on_thread(turn, work).await
     }
 
     /// The same for `work` that waits for a guest.
@@ -159,17 +198,9 @@ impl App {
         &self,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.in_turn(&self.guests, work).await
-    }
-
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        turns: &Arc<Semaphore>,
-        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
         let stopping = |_| Problem::unavailable("the daemon is stopping");
-        let turn = Arc::clone(turns).acquire_owned().await.map_err(stopping)?;
-        self.on_thread(Some(turn), work).await
+        let turn = Arc::clone(&self.guests).acquire_owned().await.map_err(stopping)?;
+        self.on_thread(turn, work).await
     }
 
     /// Does blocking `work` at once: to look at what exists, or to end it, which must be
@@ -178,12 +209,12 @@ impl App {
         &self,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.on_thread(None, work).await
+        self.on_thread((), work).await
     }
 
     async fn on_thread<T: Send + 'static>(
         &self,
-        turn: Option<OwnedSemaphorePermit>,
+        turn: impl Send + 'static,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let registry = Arc::clone(&self.registry);
@@ -240,11 +271,26 @@ impl Server {
         if turns != asked {
             tracing::warn!(asked, turns, "as many operations at once can't be allowed");
         }
+        let mut registry = Registry::new(engine, options.images.clone(), options.limits);
+        let mut lost = vec![];
+        if let Some(state) = &options.state {
+            let records;
+            (records, lost) = Records::open(state)?;
+            registry = registry.with_records(records);
+        }
+        let audit = Audit::open(options.audit_log.as_deref())?;
+        for Lost { id, image, parent, labels, created_at, .. } in &lost {
+            tracing::warn!(id, image, ?labels, created_at, "lost with the daemon before this one");
+            audit.write(&Entry { parent: parent.clone(), ..Entry::new(Event::Lost).of(id) });
+        }
         let app = App {
-            registry: Arc::new(Registry::new(engine, options.images.clone(), options.limits)),
             token,
-            operations: Arc::new(Semaphore::new(turns)),
+            answers: idempotency::Answers::default(),
+            turns: Turns::new(turns, options.limits.queue, registry.metrics.queue.clone()),
             guests: Arc::new(Semaphore::new(turns)),
+            registry: Arc::new(registry),
+            lost: Arc::new(lost),
+            audit,
         };
         let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
         let listener = match &options.listen {
@@ -272,6 +318,8 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<StopReport, ServeError> {
         let Self { app, listener } = self;
+        let audit = app.audit.clone();
+        audit.write(&Entry::new(Event::Start));
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let registry = Arc::clone(&app.registry);
         let killer = tokio::spawn({
@@ -279,20 +327,34 @@ impl Server {
             async move {
                 shutdown.await;
                 // Sandboxes go first: whoever waits for them gets an answer.
-                let killed = tokio::task::spawn_blocking(move || registry.close()).await;
+                let closed = tokio::task::spawn_blocking(move || {
+                    let killed = registry.close();
+                    if let Err(error) = registry.flush() {
+                        let error = with_causes(&error);
+                        tracing::error!(error, "the next daemon will take sandboxes for lost");
+                    }
+                    killed
+                });
+                let killed = closed.await;
                 stop.send_replace(true);
                 killed.unwrap_or_default()
             }
         });
         let reaper = tokio::spawn({
-            let registry = Arc::clone(&registry);
+            let (registry, audit) = (Arc::clone(&registry), audit.clone());
             async move {
                 loop {
                     tokio::time::sleep(EXPIRY_PERIOD).await;
                     let registry = Arc::clone(&registry);
-                    if let Err(error) = tokio::task::spawn_blocking(move || registry.expire()).await
-                    {
-                        tracing::error!(%error, "killing sandboxes at their timeout failed");
+                    match tokio::task::spawn_blocking(move || registry.expire()).await {
+                        Ok(expired) => {
+                            for id in expired {
+                                audit.write(&Entry::new(Event::Expire).of(id));
+                            }
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "killing sandboxes at their timeout failed");
+                        }
                     }
                 }
             }
@@ -314,7 +376,8 @@ impl Server {
                             tracing::debug!(%error, "TCP_NODELAY");
                         }
                     });
-                    axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await
+                    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+                    axum::serve(listener, service).with_graceful_shutdown(until(stopped)).await
                 }
                 Listener::Unix(listener, _) => {
                     axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await
@@ -336,7 +399,10 @@ impl Server {
             tracing::warn!(%error, path = %path.display(), "the socket is left");
         }
         served.map_err(ServeError::Serve)?;
-        Ok(StopReport { killed: killer.await.unwrap_or_default() })
+        let killed = killer.await.unwrap_or_default();
+        let (sandboxes, count) = (killed.clone(), Some(killed.len()));
+        audit.write(&Entry { sandboxes, count, ..Entry::new(Event::Stop) });
+        Ok(StopReport { killed })
     }
 }
 

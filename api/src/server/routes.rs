@@ -1,9 +1,7 @@
 //! Which path leads where, and what every request goes through.
 
-use std::time::Instant;
-
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +10,9 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, exec, exec_socket, files, sandboxes, snapshots, system, workload};
+use super::{
+    App, exec, exec_socket, files, idempotency, sandboxes, snapshots, system, trace, workload,
+};
 use crate::problem::Problem;
 
 /// The API's description, to which the handlers add themselves.
@@ -37,6 +37,7 @@ impl Modify for Bearer {
 pub(super) fn router(app: App) -> Router {
     let guarded = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(sandboxes::list, sandboxes::spawn))
+        .routes(routes!(sandboxes::lost))
         .routes(routes!(sandboxes::get, sandboxes::remove))
         .routes(routes!(sandboxes::fork))
         .routes(routes!(sandboxes::pause))
@@ -61,12 +62,13 @@ pub(super) fn router(app: App) -> Router {
     guarded
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(app.clone(), idempotency::once))
         .layer(from_fn_with_state(app.clone(), let_in))
         .merge(open)
         .merge(described)
         // The open routes; those above have theirs behind the token.
         .method_not_allowed_fallback(no_such_method)
-        .layer(axum::middleware::from_fn(log))
+        .layer(from_fn_with_state(app.clone(), trace::trace))
         .with_state(app)
 }
 
@@ -77,17 +79,6 @@ async fn let_in(State(app): State<App>, request: Request, next: Next) -> Respons
     }
     let detail = "the request must carry the daemon's token: Authorization: Bearer TOKEN";
     Problem::new(StatusCode::UNAUTHORIZED, detail).into_response()
-}
-
-async fn log(request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let response = next.run(request).await;
-    let (status, us) = (response.status().as_u16(), begun.elapsed().as_micros() as u64);
-    tracing::info!(%method, path, route, status, us, "request");
-    response
 }
 
 async fn no_such_route(request: Request) -> Problem {

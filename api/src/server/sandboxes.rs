@@ -12,28 +12,39 @@ use tine_cell::Fault;
 
 use super::App;
 use super::body::{Body, Id, Parameters, Raw};
+use super::trace::Notes;
 use crate::console::ConsoleReader;
 use crate::engine::Vm;
 use crate::model::{
-    CloneResults, ConsoleInputAnswer, ConsoleQuery, ForkRequest, ListQuery, MemoryAnswer,
+    CloneResults, ConsoleInputAnswer, ConsoleQuery, ForkRequest, ListQuery, LostList, MemoryAnswer,
     SandboxAnswer, SandboxList, SpawnRequest,
 };
 use crate::problem::Problem;
 use crate::stream::Channel;
 
+/// What a client must know of the header.
+const KEY_RULE: &str = "1 to 255 printable ASCII characters. The same key with the same request \
+    within 24 hours gets the first answer again, with Idempotent-Replayed: true, and nothing is \
+    made; answers 429 and 5xx are not kept. With another request it is refused.";
+
 /// Make sandboxes from an image or a snapshot.
 ///
 /// One result for each, in order; some may fail and the rest stand.
-#[utoipa::path(post, path = "/v1/sandboxes", request_body = SpawnRequest, responses(
+#[utoipa::path(post, path = "/v1/sandboxes", request_body = SpawnRequest, params(
+    ("Idempotency-Key" = Option<String>, Header, description = KEY_RULE)), responses(
     (status = 201, body = CloneResults), (status = 400, body = Problem),
     (status = 404, body = Problem), (status = 413, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+    (status = 422, body = Problem), (status = 429, body = Problem),
+    (status = 503, body = Problem)))]
 pub(super) async fn spawn(
     State(app): State<App>,
+    notes: Notes,
     Body(request): Body<SpawnRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
-    let results = app.blocking(move |registry| registry.spawn(&request, requested)).await?;
+    let key = request.snapshot.as_ref().or(request.image.as_ref()).cloned().unwrap_or_default();
+    let results = app.blocking(&key, move |registry| registry.spawn(&request, requested)).await?;
+    notes.made(&results);
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }
 
@@ -48,6 +59,12 @@ pub(super) async fn list(
     let labels = ListQuery::read(pairs)?.labels()?;
     let sandboxes = app.at_once(move |registry| Ok(registry.list(&labels))).await?;
     Ok(Json(SandboxList { sandboxes }))
+}
+
+/// List sandboxes that were lost when a daemon died before this one began.
+#[utoipa::path(get, path = "/v1/sandboxes/lost", responses((status = 200, body = LostList)))]
+pub(super) async fn lost(State(app): State<App>) -> Json<LostList> {
+    Json(LostList { lost: app.lost.to_vec() })
 }
 
 /// Describe a sandbox.
@@ -72,38 +89,47 @@ pub(super) async fn remove(State(app): State<App>, Id(id): Id) -> Result<StatusC
 /// Fork a running sandbox, which goes on.
 ///
 /// One result for each child, in order; some may fail and the rest stand.
-#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path)),
+#[utoipa::path(post, path = "/v1/sandboxes/{id}/fork", params(("id" = String, Path),
+    ("Idempotency-Key" = Option<String>, Header, description = KEY_RULE)),
     request_body = ForkRequest, responses(
     (status = 201, body = CloneResults), (status = 400, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem),
-    (status = 422, body = Problem), (status = 503, body = Problem)))]
+    (status = 422, body = Problem), (status = 429, body = Problem),
+    (status = 503, body = Problem)))]
 pub(super) async fn fork(
     State(app): State<App>,
     Id(id): Id,
+    notes: Notes,
     Body(request): Body<ForkRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
-    let results = app.blocking(move |registry| registry.fork(&id, &request, requested)).await?;
+    let key = id.clone();
+    let forked = app.blocking(&key, move |registry| registry.fork(&id, &request, requested));
+    let results = forked.await?;
+    notes.made(&results);
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }
 
 /// Stop a sandbox's vCPUs until it is resumed.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/pause", params(("id" = String, Path)), responses(
-    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn pause(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
     change(state, id, Vm::pause).await
 }
 
 /// Let a paused sandbox go on.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/resume", params(("id" = String, Path)), responses(
-    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn resume(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
     change(state, id, Vm::resume).await
 }
 
 /// Put a sandbox back to the state it was spawned from.
 #[utoipa::path(post, path = "/v1/sandboxes/{id}/reset", params(("id" = String, Path)), responses(
-    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = SandboxAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn reset(state: State<App>, id: Id) -> Result<Json<SandboxAnswer>, Problem> {
     change(state, id, |vm| vm.reset().map(drop)).await
 }
@@ -113,7 +139,8 @@ async fn change(
     Id(id): Id,
     how: impl FnOnce(&Vm) -> Result<(), Fault> + Send + 'static,
 ) -> Result<Json<SandboxAnswer>, Problem> {
-    let changed = app.blocking(move |registry| {
+    let key = id.clone();
+    let changed = app.blocking(&key, move |registry| {
         let sandbox = registry.find(&id)?;
         how(&sandbox.vm)?;
         Ok(sandbox.describe())
@@ -123,12 +150,14 @@ async fn change(
 
 /// A sandbox's memory account.
 #[utoipa::path(get, path = "/v1/sandboxes/{id}/memory", params(("id" = String, Path)), responses(
-    (status = 200, body = MemoryAnswer), (status = 404, body = Problem), (status = 409, body = Problem)))]
+    (status = 200, body = MemoryAnswer), (status = 404, body = Problem), (status = 409, body = Problem),
+    (status = 429, body = Problem)))]
 pub(super) async fn memory(
     State(app): State<App>,
     Id(id): Id,
 ) -> Result<Json<MemoryAnswer>, Problem> {
-    let account = app.blocking(move |registry| {
+    let key = id.clone();
+    let account = app.blocking(&key, move |registry| {
         let sandbox = registry.find(&id)?;
         let ledger = sandbox.vm.ledger()?;
         let counters = sandbox.vm.counters()?;

@@ -14,14 +14,15 @@ use crate::problem::Problem;
     request_body = SnapshotRequest, responses(
     (status = 201, body = SnapshotAnswer), (status = 400, body = Problem),
     (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem),
-    (status = 503, body = Problem)))]
+    (status = 429, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn take(
     State(app): State<App>,
     Id(id): Id,
     Body(request): Body<SnapshotRequest>,
 ) -> Result<(StatusCode, Json<SnapshotAnswer>), Problem> {
-    let taken = app.blocking(move |registry| registry.take_snapshot(&id, &request)).await?;
-    Ok((StatusCode::CREATED, Json(taken)))
+    let key = id.clone();
+    let taken = app.blocking(&key, move |registry| registry.take_snapshot(&id, &request));
+    Ok((StatusCode::CREATED, Json(taken.await?)))
 }
 
 /// List snapshots.

@@ -20,7 +20,7 @@ async fn client(stream: UnixStream) -> WebSocketStream<TcpStream> {
     let stream = Arc::new(Mutex::new(Some(stream)));
     let upgrade = async move |upgrade: WebSocketUpgrade| {
         let stream = stream.lock().unwrap().take().unwrap();
-        upgrade.on_upgrade(move |socket| serve(socket, stream))
+        upgrade.on_upgrade(move |socket| serve(socket, stream, Notes::default()))
     };
     let router = Router::new().route("/", get(upgrade));
     tokio::spawn(async move { axum::serve(listener, router).await });

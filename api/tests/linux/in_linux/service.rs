@@ -78,6 +78,8 @@ impl Daemon {
             .args(["serve", "--listen", &format!("unix:{}", socket.display())])
             .arg("--token-file")
             .arg(directory.path().join("token"))
+            .args(["--overcommit", "16", "--state"])
+            .arg(directory.path())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
