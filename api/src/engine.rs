@@ -19,6 +19,7 @@ use tine_vmm::{Identity, KvmHost, Ladder, Machine, MachineConfig, Snapshot, Spaw
 
 use crate::console::ConsoleBuffer;
 use crate::model::Memory;
+use crate::registry::Recorder;
 use crate::template::{self, BOOT_LIMIT, Shape, TemplateError};
 
 /// How long a clone's first instruction is waited for.
@@ -42,9 +43,16 @@ pub enum Vm {
     Here(Box<Machine>),
 }
 
-/// A snapshot that the daemon holds.
+/// A snapshot that the daemon holds; a clone of the value is the same snapshot.
 #[derive(Clone, Debug)]
-pub enum Held {
+pub struct Held {
+    place: Place,
+    /// What is known of the pages that its clones use.
+    pub recorder: Arc<Recorder>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
     /// As descriptors.
     Cell(Arc<CellSnapshot>),
     /// In this process.
@@ -106,7 +114,7 @@ impl Engine {
                 let image = ImageKind::Small;
                 let request = Request::BootWorkload { ram_bytes, vcpus, image };
                 let booted = nursery.boot(request, &[], BOOT_LIMIT)?;
-                Ok(Held::Cell(Arc::new(booted.snapshot()?)))
+                Ok(Held::cell(booted.snapshot()?))
             }
             Self::InProcess(host) => {
                 let config = MachineConfig { ram_bytes, vcpus, ..MachineConfig::default() };
@@ -142,13 +150,13 @@ impl Engine {
 
     /// A clone of `snapshot`, and where its cell came from, if it has one.
     pub fn spawn(&self, snapshot: &Held, wish: CloneWish) -> Result<(Vm, Option<Origin>), Fault> {
-        match (self, snapshot) {
-            (Self::Cells(nursery), Held::Cell(snapshot)) => {
+        match (self, &snapshot.place) {
+            (Self::Cells(nursery), Place::Cell(snapshot)) => {
                 let (wish, console) = wish.for_cell();
                 let (cell, origin) = nursery.spawn(snapshot, wish, console)?;
                 Ok((Vm::Cell(cell), Some(origin)))
             }
-            (Self::InProcess(host), Held::Here(snapshot)) => {
+            (Self::InProcess(host), Place::Here(snapshot)) => {
                 let snapshot = lock(snapshot).clone();
                 let machine = Machine::spawn(host, &snapshot, wish.for_process())?;
                 Ok((Vm::Here(Box::new(machine)), None))
@@ -198,7 +206,7 @@ impl Engine {
         match (self, vm) {
             (Self::Cells(nursery), Vm::Cell(cell)) => {
                 let (snapshot, pause) = nursery.snapshot(cell)?;
-                Ok((Held::Cell(Arc::new(snapshot)), pause))
+                Ok((Held::cell(snapshot), pause))
             }
             (Self::InProcess(_), Vm::Here(machine)) => {
                 let (snapshot, pause) = machine.snapshot()?;
@@ -243,7 +251,7 @@ impl Engine {
                 let opened = disks.iter().map(File::open).collect::<Result<Vec<_>, _>>();
                 let opened = opened.map_err(failed)?;
                 let disks: Vec<_> = disks.iter().copied().zip(&opened).collect();
-                Ok(Held::Cell(Arc::new(nursery.open(&file, path, &disks)?)))
+                Ok(Held::cell(nursery.open(&file, path, &disks)?))
             }
             Self::InProcess(host) => {
                 let verify = tine_vmm::snapshot::Verify::Header;
@@ -266,7 +274,7 @@ impl Engine {
 fn open(nursery: &Nursery, path: &Path, image: &Image) -> Option<Held> {
     let (file, disk) = (File::open(path).ok()?, File::open(&image.rootfs).ok()?);
     match nursery.open(&file, path, &[(&image.rootfs, &disk)]) {
-        Ok(snapshot) => Some(Held::Cell(Arc::new(snapshot))),
+        Ok(snapshot) => Some(Held::cell(snapshot)),
         Err(fault) => {
             tracing::warn!(%fault, path = %path.display(), "a kept snapshot is made anew");
             None
@@ -317,14 +325,19 @@ fn lock(snapshot: &Mutex<Snapshot>) -> MutexGuard<'_, Snapshot> {
 
 impl Held {
     fn here(snapshot: Snapshot) -> Self {
-        Self::Here(Arc::new(Mutex::new(snapshot)))
+        let place = Place::Here(Arc::new(Mutex::new(snapshot)));
+        Self { place, recorder: Arc::default() }
+    }
+
+    fn cell(snapshot: CellSnapshot) -> Self {
+        Self { place: Place::Cell(Arc::new(snapshot)), recorder: Arc::default() }
     }
 
     /// What it is.
     pub fn about(&self) -> About {
-        match self {
-            Self::Cell(snapshot) => snapshot.about,
-            Self::Here(snapshot) => {
+        match &self.place {
+            Place::Cell(snapshot) => snapshot.about,
+            Place::Here(snapshot) => {
                 let Snapshot { image, state, .. } = &*lock(snapshot);
                 About {
                     ram_bytes: state.ram.bytes(),
@@ -338,12 +351,12 @@ impl Held {
 
     /// Gives it a hot set.
     pub fn set_hot_set(&self, hot: &HotSet) -> Result<(), Fault> {
-        match self {
-            Self::Cell(snapshot) => {
+        match &self.place {
+            Place::Cell(snapshot) => {
                 let file = hot.to_file().map_err(|error| Fault::internal(&error))?;
                 snapshot.set_hot_set(file, hot.pages());
             }
-            Self::Here(snapshot) => {
+            Place::Here(snapshot) => {
                 let mut snapshot = lock(snapshot);
                 *snapshot = snapshot.with_hot_set(hot.clone());
             }
@@ -353,9 +366,9 @@ impl Held {
 
     /// How many pages its hot set has; none without one.
     pub fn hot_pages(&self) -> Option<u64> {
-        match self {
-            Self::Cell(snapshot) => snapshot.hot_pages(),
-            Self::Here(snapshot) => lock(snapshot).hot_set.as_ref().map(|hot| hot.pages()),
+        match &self.place {
+            Place::Cell(snapshot) => snapshot.hot_pages(),
+            Place::Here(snapshot) => lock(snapshot).hot_set.as_ref().map(|hot| hot.pages()),
         }
     }
 }

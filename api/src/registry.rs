@@ -3,6 +3,7 @@
 //! Everything here blocks, and is called on blocking threads only.
 
 mod admission;
+mod hot_sets;
 mod id;
 mod limits;
 mod records;
@@ -10,6 +11,8 @@ mod sandbox;
 mod snapshots;
 mod templates;
 
+pub use hot_sets::Recorder;
+use hot_sets::Watched;
 pub use id::is_id;
 pub(crate) use id::new_id;
 pub use limits::{Limits, MAX_OPERATIONS};
@@ -24,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tine_cell::{Fault, Origin as CellOrigin};
 
 use crate::console::{ConsoleBuffer, ConsoleReader};
-use crate::engine::{CloneWish, Engine, Vm};
+use crate::engine::{CloneWish, Engine, Held, Vm};
 use crate::metrics::Metrics;
 use crate::model::{CloneResult, ForkRequest, Memory, SandboxAnswer, SpawnRequest};
 use crate::problem::Problem;
@@ -72,6 +75,8 @@ struct Origin<'a> {
     memory: Memory,
     labels: &'a BTreeMap<String, String>,
     timeout_s: Option<u64>,
+    /// The snapshot whose hot set is to be recorded.
+    recorded: Option<&'a Held>,
 }
 
 impl Registry {
@@ -134,6 +139,7 @@ impl Registry {
             memory: request.memory,
             labels: &request.labels,
             timeout_s: request.timeout_s,
+            recorded: Some(&snapshot).filter(|_| request.hot_set && request.memory == Memory::Cow),
         };
         let make = |_| {
             // A large request must not keep the daemon from stopping.
@@ -175,6 +181,7 @@ impl Registry {
             memory: request.memory,
             labels: &request.labels,
             timeout_s: request.timeout_s,
+            recorded: None,
         };
         let first = forked.iter().find_map(|child| child.as_ref().ok());
         if let Some(pause) = first.and_then(|child| child.ladder().parent_pause) {
@@ -223,8 +230,11 @@ impl Registry {
             return CloneResult::Error(stopping());
         }
         contents.made += 1;
+        let recorded = origin.recorded.filter(|held| held.recorder.wants_one());
+        let watched = recorded.map(|held| Watched::new(held.clone()));
         let sandbox = Arc::new(Sandbox {
             id: id.clone(),
+            watched,
             ram_bytes: vm.ram_bytes(),
             vm,
             cell,
@@ -281,6 +291,7 @@ impl Registry {
     pub fn remove(&self, id: &str) -> Result<(), Problem> {
         let removed = self.contents().sandboxes.remove(id);
         let sandbox = removed.ok_or_else(|| Problem::missing("sandbox", id))?;
+        sandbox.record_hot_set();
         sandbox.vm.kill();
         self.unrecord(id);
         self.metrics.killed();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tine_cell::Origin;
 use tine_vmm::Status;
 
+use super::hot_sets::Watched;
 use crate::console::ConsoleBuffer;
 use crate::engine::Vm;
 use crate::model::{LadderAnswer, Memory, SandboxAnswer};
@@ -18,6 +19,8 @@ pub struct Sandbox {
     pub id: String,
     /// The microVM.
     pub vm: Vm,
+    /// Whether its hot set is wanted.
+    pub(super) watched: Option<Watched>,
     /// Where its cell came from.
     pub(super) cell: Option<Origin>,
     /// What it printed.

@@ -346,7 +346,11 @@ impl Server {
                 loop {
                     tokio::time::sleep(EXPIRY_PERIOD).await;
                     let registry = Arc::clone(&registry);
-                    match tokio::task::spawn_blocking(move || registry.expire()).await {
+                    let look = move || {
+                        registry.record_hot_sets();
+                        registry.expire()
+                    };
+                    match tokio::task::spawn_blocking(look).await {
                         Ok(expired) => {
                             for id in expired {
                                 audit.write(&Entry::new(Event::Expire).of(id));

@@ -87,8 +87,11 @@ pub enum Request {
         eager: bool,
         /// Whether the last file is the hot set.
         hot_set: bool,
-        /// Whether the guest is to take its first steps already, where that can be undone.
-        dry_run: bool,
+        /// Whether nobody has asked for it yet: the guest takes its first steps already, where
+        /// that can be undone.
+        ahead: bool,
+        /// Whether the pages that it reads are to be known.
+        watch: bool,
     },
     /// Read the snapshot file that comes with this.
     Open {

@@ -59,11 +59,8 @@ impl Frozen {
         options: StartOptions,
     ) -> Result<Machine, MachineError> {
         let Self { ram, state } = self;
-        let mut ladder = Ladder {
-            queue: options.requested.elapsed(),
-            strategy: "process".into(),
-            ..Ladder::default()
-        };
+        let ram = ram.unwatched();
+        let mut ladder = Ladder { strategy: "process".into(), ..Ladder::default() };
         let vcpus = vcpu_count(&state)?;
         let shell = shell_for(host, &ram, vcpus, state.vm.pit.is_some(), &mut ladder)?;
         let begun = Instant::now();

@@ -23,9 +23,7 @@ impl Machine {
         options: SpawnOptions,
     ) -> Result<Self, MachineError> {
         let SpawnOptions { memory, hot_set, clock, console, requested, identity, wait } = options;
-        let queue = requested.elapsed();
         let prepared = Prepared::new(host, snapshot, memory, hot_set, console)?;
-        prepared.machine.amend_ladder(|ladder| ladder.queue = queue);
         prepared.start(StartOptions { clock, requested, identity, wait })
     }
 }
@@ -35,7 +33,6 @@ impl Machine {
 pub struct Prepared {
     machine: Machine,
     origin: Snapshot,
-    dry_run: Option<Duration>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -84,35 +81,29 @@ impl Prepared {
         let begun = Instant::now();
         let machine = assemble(host, shell, ram, state, Some(snapshot.clone()), console, ladder)?;
         machine.amend_ladder(|ladder| ladder.restore = begun.elapsed());
-        Ok(Self { machine, origin: snapshot.clone(), dry_run: None })
+        Ok(Self { machine, origin: snapshot.clone() })
     }
 
     /// Has the guest take its first steps and undoes them, so that the tables that KVM keeps
     /// for it are there when it starts. Only a guest that waits for commands can be asked to:
     /// its steps are few, and nobody sees them. Whether it was.
-    pub fn dry_run(&mut self) -> Result<bool, MachineError> {
+    pub fn dry_run(&self) -> Result<bool, MachineError> {
         let machine = &self.machine;
         let state = &self.origin.state;
         let cow = machine.ram().backing() == crate::memory::ram::Backing::CopyOnWrite;
         if state.board.is_linux() || !cow || !state.vcpus.iter().all(|vcpu| vcpu.idle) {
             return Ok(false);
         }
-        let begun = Instant::now();
         machine.restore(state, ClockPolicy::Continue)?;
         machine.walk_once(DRY_RUN_LIMIT)?;
         machine.ram().undo_writes()?;
-        self.dry_run = Some(begun.elapsed());
         Ok(true)
     }
 
-    /// What its making took so far.
-    pub fn ladder(&self) -> Ladder {
-        self.machine.ladder()
-    }
-
-    /// The machine, which does not run yet.
-    pub fn machine(&self) -> &Machine {
-        &self.machine
+    /// From now on, the pages that the guest reads are known one by one, as far as the kernel can
+    /// tell them: for its [hot set](Machine::hot_set).
+    pub fn watch(&self) {
+        self.machine.ram_mut().watch();
     }
 
     /// Forgets how long its making took: it was made before anybody asked.
@@ -139,7 +130,13 @@ pub(super) fn start(
     let StartOptions { clock, requested, identity, wait } = options;
     let begun = Instant::now();
     machine.restore(state, clock)?;
-    machine.amend_ladder(|ladder| ladder.restore += begun.elapsed());
+    let done = Instant::now();
+    machine.amend_ladder(|ladder| {
+        // What it was not made for since it was asked for, it waited.
+        let made: Duration = ladder.steps().iter().filter_map(|step| step.1).sum();
+        ladder.queue = begun.saturating_duration_since(requested).saturating_sub(made);
+        ladder.restore += done - begun;
+    });
     machine.debut(requested, wait)?;
     if machine.is_linux() {
         machine.adopt(&identity)?;

@@ -196,10 +196,11 @@ impl Machine {
         counters.map_err(MachineError::Counters)
     }
 
-    /// The pages that this machine has of its own now: what a clone of the same snapshot
-    /// will likely write too.
+    /// The pages that this machine has used: what a clone of the same snapshot will likely use
+    /// too. Those that were only read are among them if it was spawned to be
+    /// [watched](crate::fork::Prepared::watch).
     pub fn hot_set(&self) -> Result<HotSet, MachineError> {
-        Ok(HotSet::new(self.ram().dirty()?))
+        Ok(self.ram().used()?)
     }
 
     /// How many pages this machine has of its own now.

@@ -7,7 +7,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::copy;
 use super::delta::DeltaBuffer;
-use super::hotset::HotSet;
+use super::hotset::{HotSet, Watch};
 use super::image::{ImageKind, MemoryImage};
 use super::layout::RamLayout;
 use super::ledger::Ledger;
@@ -52,6 +52,7 @@ pub struct GuestRam {
     access: RamAccess,
     image: Arc<MemoryImage>,
     backing: Backing,
+    watch: Option<Watch>,
 }
 
 /// A guest's memory as its devices have it: valid as long as any of them does.
@@ -184,7 +185,7 @@ impl GuestRam {
             GuestMemoryMmap::from_regions(regions).map_err(|error| invalid(error.to_string()))?;
         let shared = Arc::new(AtomicBool::new(backing == Backing::Shared));
         let access = RamAccess { view, mapping: Arc::new(mapping), layout, shared };
-        Ok(Self { access, image, backing })
+        Ok(Self { access, image, backing, watch: None })
     }
 
     /// The memory, by guest-physical address, with every access checked.
@@ -307,6 +308,29 @@ impl GuestRam {
             Some(below) => buffer.finish_over(&dirty, below)?,
         };
         Ok(Arc::new(self.image.with_delta(delta)))
+    }
+
+    /// From now on, the pages that the guest reads are known one by one, as far as the kernel
+    /// can tell them. Of a clone that has not run yet.
+    pub fn watch(&mut self) {
+        if self.backing == Backing::CopyOnWrite {
+            self.watch = Watch::over(self.mapping());
+        }
+    }
+
+    /// The same RAM in a child process, in which nothing is watched.
+    pub(crate) fn unwatched(self) -> Self {
+        Self { watch: None, ..self }
+    }
+
+    /// The pages that the guest has used: written and, where they are known, read.
+    pub fn used(&self) -> Result<HotSet, MemoryError> {
+        let written = self.dirty()?;
+        let read = match self.watch {
+            Some(_) => pagemap::find(self.mapping(), Want::Shared)?,
+            None => Runs::new(),
+        };
+        Ok(HotSet::recorded(&written, &read))
     }
 
     /// Copies the pages of `hot` ahead. Returns how many.

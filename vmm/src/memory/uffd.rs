@@ -40,17 +40,18 @@ vmm_sys_util::ioctl_iowr_nr!(UFFDIO_COPY, 0xaa, 0x03, CopyArguments);
 const UFFD_API: u64 = 0xaa;
 const UFFD_USER_MODE_ONLY: libc::c_int = 1;
 const MODE_MISSING: u64 = 1;
+const MODE_PROTECT: u64 = 2;
 
-/// A userfaultfd with one mapping registered, for as long as it lives. Nobody serves
-/// faults: nothing may touch missing pages of the mapping meanwhile.
+/// A userfaultfd. Nobody serves faults: nothing may touch missing pages of a mapping that is
+/// registered to be copied into.
+#[derive(Debug)]
 pub struct Uffd {
     file: File,
 }
 
 impl Uffd {
-    /// Registers all of `mapping`, which must be anonymous or a private mapping of a
-    /// memfd in base pages.
-    pub fn register(mapping: &Mapping) -> io::Result<Self> {
+    /// One with nothing registered.
+    pub fn open() -> io::Result<Self> {
         let flags = libc::O_CLOEXEC | UFFD_USER_MODE_ONLY;
         // SAFETY: makes a descriptor and touches no memory.
         let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
@@ -63,24 +64,43 @@ impl Uffd {
         // SAFETY: the kernel reads and writes one `Api`, which outlives the call.
         let done =
             unsafe { libc::ioctl(file.as_raw_fd(), UFFDIO_API() as libc::Ioctl, &raw mut api) };
-        if done < 0 {
-            return Err(io::Error::last_os_error());
+        match done {
+            0.. => Ok(Self { file }),
+            _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// One with all of `mapping` registered, which must be anonymous or a private mapping of a
+    /// memfd in base pages, so that pages can be [copied](Self::copy) into it.
+    pub fn register(mapping: &Mapping) -> io::Result<Self> {
+        let uffd = Self::open()?;
+        uffd.register_as(mapping, MODE_MISSING)?;
+        Ok(uffd)
+    }
+
+    /// Registers all of `mapping` so that its pages could be protected from writing. None is,
+    /// so nothing faults that would not; but as long as it is registered the kernel maps only the
+    /// page that is read, and none of its neighbours.
+    pub fn watch(&self, mapping: &Mapping) -> io::Result<()> {
+        self.register_as(mapping, MODE_PROTECT)
+    }
+
+    fn register_as(&self, mapping: &Mapping, mode: u64) -> io::Result<()> {
         let mut register = Register {
             start: mapping.address() as u64,
             len: mapping.bytes() as u64,
-            mode: MODE_MISSING,
+            mode,
             ioctls: 0,
         };
         // SAFETY: the kernel reads and writes one `Register`; registering changes how
         // missing pages are made, not the contents of those that exist.
         let done = unsafe {
-            libc::ioctl(file.as_raw_fd(), UFFDIO_REGISTER() as libc::Ioctl, &raw mut register)
+            libc::ioctl(self.file.as_raw_fd(), UFFDIO_REGISTER() as libc::Ioctl, &raw mut register)
         };
-        if done < 0 {
-            return Err(io::Error::last_os_error());
+        match done {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        Ok(Self { file })
     }
 
     /// Copies `bytes` from `source` to `target` until done or a page exists already.

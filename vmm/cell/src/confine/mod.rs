@@ -16,7 +16,7 @@ use std::io;
 
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use thiserror::Error;
-use tine_vmm::memory::pagemap;
+use tine_vmm::memory::{hotset, pagemap};
 
 /// What can go wrong while a cell is confined.
 #[derive(Debug, Error)]
@@ -62,6 +62,10 @@ pub fn confine(confinement: Confinement, filter: &Filter) -> Result<(), ConfineE
     // The last look at /proc: there is none in an empty root.
     let pages = File::open("/proc/self/pagemap").map_err(failed("opening /proc/self/pagemap"))?;
     pagemap::use_file(Some(pages));
+    // The last chance, too, to make this; without it, pages that are read are not told apart.
+    if let Err(error) = hotset::prepare_watch() {
+        tracing::debug!(%error, "no userfaultfd");
+    }
     let mut owner = namespaces::Owner::of_this_process();
     if confinement.namespaces {
         owner = namespaces::enter(owner)?;

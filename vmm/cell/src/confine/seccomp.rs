@@ -71,8 +71,9 @@ const PLAIN: [i64; 53] = [
     libc::SYS_getsockopt,
 ];
 
-/// The ioctls: of machines (linux/kvm.h), and to find their pages (linux/fs.h).
-const IOCTLS: [u64; 44] = [
+/// The ioctls: of machines (linux/kvm.h), and to find the pages that they use (linux/fs.h,
+/// linux/userfaultfd.h).
+const IOCTLS: [u64; 45] = [
     0xae01,      // KVM_CREATE_VM
     0xae03,      // KVM_CHECK_EXTENSION
     0xae04,      // KVM_GET_VCPU_MMAP_SIZE
@@ -114,6 +115,7 @@ const IOCTLS: [u64; 44] = [
     0x4188_aea7, // KVM_SET_XCRS
     0xaece,      // KVM_GET_STATS_FD
     0xc060_6610, // PAGEMAP_SCAN
+    0xc020_aa00, // UFFDIO_REGISTER
     0x5421,      // FIONBIO
     0x5450,      // FIONCLEX
     0x5451,      // FIOCLEX

@@ -43,8 +43,8 @@ impl Cell {
             Request::BootLinux { ram_bytes, vcpus, command_line, files: names, limit } => {
                 self.boot_linux(ram_bytes, vcpus, command_line, names, files, limit)
             }
-            Request::Prepare { eager, hot_set, dry_run } => {
-                self.prepare(eager, hot_set, dry_run, files)
+            Request::Prepare { eager, hot_set, ahead, watch } => {
+                self.prepare(eager, hot_set, ahead, watch, files)
             }
             Request::Open { name, disks } => self.open(&name, disks, files),
             Request::Start(start) => self.start(start),
@@ -147,7 +147,8 @@ impl Cell {
         &mut self,
         eager: bool,
         hot_set: bool,
-        dry_run: bool,
+        ahead: bool,
+        watch: bool,
         mut files: Vec<OwnedFd>,
     ) -> Reply {
         self.blank()?;
@@ -161,7 +162,13 @@ impl Cell {
         let memory = if eager { MemoryMode::Eager } else { MemoryMode::Cow };
         let console = Box::new(self.console.clone());
         let mut prepared = Prepared::new(&self.host, &snapshot, memory, hot_set, console)?;
-        let dry_run = dry_run && prepared.dry_run()?;
+        if watch {
+            prepared.watch();
+        }
+        let dry_run = ahead && prepared.dry_run()?;
+        if ahead {
+            prepared.made_ahead();
+        }
         self.contents = Contents::Prepared(Box::new(prepared));
         Ok((Answer::Prepared { dry_run }, vec![]))
     }

@@ -402,13 +402,15 @@ fn prepare(
     snapshot: &CellSnapshot,
     eager: bool,
     hot_set: bool,
-    dry_run: bool,
+    ahead: bool,
 ) -> Result<Option<u64>, Fault> {
     let hot_pages = snapshot.hot_pages();
     let hot = if hot_set { snapshot.hot_file() } else { None };
     let mut files = snapshot.files();
     files.extend(hot.as_ref().map(|file| file.as_fd()));
-    let request = Request::Prepare { eager, hot_set: hot.is_some(), dry_run };
+    // As long as there is no hot set, one is recorded.
+    let watch = !eager && hot_pages.is_none();
+    let request = Request::Prepare { eager, hot_set: hot.is_some(), ahead, watch };
     line.call(request, &files, STEP_LIMIT)?;
     Ok(hot_pages.filter(|_| hot.is_some()))
 }
