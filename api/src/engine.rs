@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tine_abi::command::{Command, Reply};
 use tine_cell::protocol::{About, Request, Start};
-use tine_cell::{Cell, CellSnapshot, Fault, Kind, Nursery, Origin, SpawnWish};
+use tine_cell::{Cell, CellLimits, CellSnapshot, Fault, Kind, Nursery, Origin, SpawnWish};
 use tine_images::{Image, Store};
 use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::{HotSet, ImageKind, Ledger};
@@ -71,8 +71,8 @@ pub struct CloneWish {
     pub hostname: String,
     /// Where its console output goes.
     pub console: ConsoleBuffer,
-    /// Puts its process where its limits are.
-    pub enter: Box<dyn FnOnce(u32) -> Result<(), Fault> + Send>,
+    /// What it may take of the host.
+    pub limits: CellLimits,
 }
 
 impl CloneWish {
@@ -83,8 +83,8 @@ impl CloneWish {
 
     fn for_cell(self) -> (SpawnWish, tine_cell::keeper::ConsoleOutput) {
         let start = self.start();
-        let Self { memory, hot_set, mut console, enter, .. } = self;
-        let wish = SpawnWish { eager: memory == Memory::Eager, hot_set, start, enter };
+        let Self { memory, hot_set, mut console, limits, .. } = self;
+        let wish = SpawnWish { eager: memory == Memory::Eager, hot_set, start, limits };
         (wish, Box::new(move |bytes| console.push(bytes)))
     }
 
@@ -98,6 +98,17 @@ impl CloneWish {
             wait: FIRST_LIMIT,
             ..SpawnOptions::new()
         }
+    }
+}
+
+/// Limits are for processes.
+fn not_here(limits: &CellLimits) -> Result<(), Fault> {
+    match limits.is_none() {
+        true => Ok(()),
+        false => Err(Fault::new(
+            Kind::Value("limits".into()),
+            "sandboxes that share the daemon's process have no limits of their own",
+        )),
     }
 }
 
@@ -157,6 +168,7 @@ impl Engine {
                 Ok((Vm::Cell(cell), Some(origin)))
             }
             (Self::InProcess(host), Place::Here(snapshot)) => {
+                not_here(&wish.limits)?;
                 let snapshot = lock(snapshot).clone();
                 let machine = Machine::spawn(host, &snapshot, wish.for_process())?;
                 Ok((Vm::Here(Box::new(machine)), None))
@@ -192,6 +204,7 @@ impl Engine {
                 Ok(cells.into_iter().map(|cell| cell.map(Vm::Cell)).collect())
             }
             (Self::InProcess(_), Vm::Here(parent)) => {
+                children.iter().try_for_each(|child| not_here(&child.limits))?;
                 let children = children.into_iter().map(CloneWish::for_process).collect();
                 let here = |machine: Machine| Vm::Here(Box::new(machine));
                 let forked = parent.fork(children)?.into_iter();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tine_cell::Origin;
+use tine_cell::{CellLimits, Origin};
 use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::Ledger;
 use tine_vmm::{Ladder, MemoryMode};
@@ -59,6 +59,51 @@ impl From<Memory> for MemoryMode {
     }
 }
 
+/// What a sandbox may take of its host; what is not named is not limited.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limited {
+    /// Memory: pages of its own, page tables, and what the kernel holds for it. A sandbox that
+    /// takes more is killed, and it alone.
+    pub memory_mib: Option<u64>,
+    /// Processor time, in processors: 0.5 is half of one.
+    pub cpus: Option<f64>,
+    /// Processes and threads of its cell.
+    pub processes: Option<u32>,
+}
+
+impl Limited {
+    fn check(self) -> Result<(), Problem> {
+        let Self { memory_mib, cpus, processes } = self;
+        let memory = memory_mib.is_none_or(|mib| (4..=1 << 30).contains(&mib));
+        let cpus = cpus.is_none_or(|cpus| (0.01..=4096.0).contains(&cpus));
+        let processes = processes.is_none_or(|count| (8..=65_536).contains(&count));
+        match memory && cpus && processes {
+            true => Ok(()),
+            false => Err(Problem::value(
+                "limits",
+                "memory_mib is 4 and more, cpus 0.01 to 4096, processes 8 to 65536",
+            )),
+        }
+    }
+
+    /// The limits as cells have them.
+    pub fn limits(self) -> CellLimits {
+        CellLimits {
+            memory_bytes: self.memory_mib.map(|mib| mib << 20),
+            cpus: self.cpus,
+            processes: self.processes,
+        }
+    }
+
+    /// What to tell of `limits`; nothing when there are none.
+    pub fn of(limits: CellLimits) -> Option<Self> {
+        let CellLimits { memory_bytes, cpus, processes } = limits;
+        let memory_mib = memory_bytes.map(|bytes| bytes >> 20);
+        (!limits.is_none()).then_some(Self { memory_mib, cpus, processes })
+    }
+}
+
 /// Body of `POST /v1/sandboxes`. Names either an image or a snapshot.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -87,6 +132,8 @@ pub struct SpawnRequest {
     /// to use.
     #[serde(default = "yes")]
     pub hot_set: bool,
+    /// What each may take of the host.
+    pub limits: Option<Limited>,
 }
 
 /// Body of `POST /v1/sandboxes/{id}/fork`.
@@ -104,6 +151,8 @@ pub struct ForkRequest {
     pub labels: BTreeMap<String, String>,
     /// Seconds until they are killed.
     pub timeout_s: Option<u64>,
+    /// What each may take of the host; as their parent by default.
+    pub limits: Option<Limited>,
 }
 
 /// Body of `POST /v1/sandboxes/{id}/snapshot`.
@@ -255,6 +304,8 @@ pub struct SandboxAnswer {
     pub memory_mib: u64,
     /// How it got its memory.
     pub memory: Memory,
+    /// What it may take of the host; null without limits.
+    pub limits: Option<Limited>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// When it was made.
@@ -442,6 +493,7 @@ impl SpawnRequest {
         check_count(self.count)?;
         check_timeout(self.timeout_s)?;
         check_labels(&self.labels)?;
+        self.limits.map_or(Ok(()), Limited::check)?;
         match (&self.image, &self.snapshot) {
             (Some(_), Some(_)) => {
                 Err(Problem::value("snapshot", "name an image or a snapshot, not both"))
@@ -463,6 +515,7 @@ impl ForkRequest {
     pub fn check(&self) -> Result<(), Problem> {
         check_count(self.count)?;
         check_timeout(self.timeout_s)?;
+        self.limits.map_or(Ok(()), Limited::check)?;
         check_labels(&self.labels)
     }
 }

@@ -24,12 +24,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tine_cell::{Fault, Origin as CellOrigin};
+use tine_cell::{CellLimits, Fault, Origin as CellOrigin};
 
 use crate::console::{ConsoleBuffer, ConsoleReader};
 use crate::engine::{CloneWish, Engine, Held, Vm};
 use crate::metrics::Metrics;
-use crate::model::{CloneResult, ForkRequest, Memory, SandboxAnswer, SpawnRequest};
+use crate::model::{CloneResult, ForkRequest, Limited, Memory, SandboxAnswer, SpawnRequest};
 use crate::problem::Problem;
 use crate::template::Shape;
 use crate::time::rfc3339;
@@ -75,6 +75,8 @@ struct Origin<'a> {
     memory: Memory,
     labels: &'a BTreeMap<String, String>,
     timeout_s: Option<u64>,
+    /// What it may take of the host.
+    limits: CellLimits,
     /// The snapshot whose hot set is to be recorded.
     recorded: Option<&'a Held>,
 }
@@ -139,6 +141,7 @@ impl Registry {
             memory: request.memory,
             labels: &request.labels,
             timeout_s: request.timeout_s,
+            limits: request.limits.map(Limited::limits).unwrap_or_default(),
             recorded: Some(&snapshot).filter(|_| request.hot_set && request.memory == Memory::Cow),
         };
         let make = |_| {
@@ -150,7 +153,7 @@ impl Registry {
                 Ok(wanted) => wanted,
                 Err(problem) => return CloneResult::Error(problem),
             };
-            let wish = wanted.wish(request.memory, request.hot_set, requested);
+            let wish = wanted.wish(request.memory, request.hot_set, origin.limits, requested);
             let made = self.engine.spawn(&snapshot, wish);
             self.admit("spawn", &origin, wanted, made)
         };
@@ -169,7 +172,8 @@ impl Registry {
         let _promise = self.promise(request.count, parent.ram_bytes, request.memory)?;
         let wanted: Vec<Wanted> =
             (0..request.count).map(|_| Wanted::new()).collect::<Result<_, _>>()?;
-        let wish = |one: &Wanted| one.wish(request.memory, false, requested);
+        let limits = request.limits.map_or(parent.limits, Limited::limits);
+        let wish = |one: &Wanted| one.wish(request.memory, false, limits, requested);
         let children = wanted.iter().map(wish).collect();
         let forked = self.engine.fork(&parent.vm, children).inspect_err(|_| {
             self.metrics.failed("fork", request.count);
@@ -181,6 +185,7 @@ impl Registry {
             memory: request.memory,
             labels: &request.labels,
             timeout_s: request.timeout_s,
+            limits,
             recorded: None,
         };
         let first = forked.iter().find_map(|child| child.as_ref().ok());
@@ -235,6 +240,7 @@ impl Registry {
         let sandbox = Arc::new(Sandbox {
             id: id.clone(),
             watched,
+            limits: origin.limits,
             ram_bytes: vm.ram_bytes(),
             vm,
             cell,
@@ -359,14 +365,20 @@ impl Wanted {
     }
 
     /// How it is made: a Linux guest calls itself by its id.
-    fn wish(&self, memory: Memory, hot_set: bool, requested: Instant) -> CloneWish {
+    fn wish(
+        &self,
+        memory: Memory,
+        hot_set: bool,
+        limits: CellLimits,
+        requested: Instant,
+    ) -> CloneWish {
         CloneWish {
             memory,
             hot_set,
             requested,
             hostname: self.id.clone(),
             console: self.console.clone(),
-            enter: Box::new(|_| Ok(())),
+            limits,
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use tine_cell::Origin;
+use tine_cell::{CellLimits, Origin};
 use tine_vmm::Status;
 
 use super::hot_sets::Watched;
 use crate::console::ConsoleBuffer;
 use crate::engine::Vm;
-use crate::model::{LadderAnswer, Memory, SandboxAnswer};
+use crate::model::{LadderAnswer, Limited, Memory, SandboxAnswer};
 use crate::time::rfc3339;
 
 /// A sandbox and what is known of it.
@@ -21,6 +21,8 @@ pub struct Sandbox {
     pub vm: Vm,
     /// Whether its hot set is wanted.
     pub(super) watched: Option<Watched>,
+    /// What it may take of the host.
+    pub(super) limits: CellLimits,
     /// Where its cell came from.
     pub(super) cell: Option<Origin>,
     /// What it printed.
@@ -60,6 +62,7 @@ impl Sandbox {
             vcpus: self.vm.vcpus(),
             memory_mib: self.ram_bytes >> 20,
             memory: self.memory,
+            limits: Limited::of(self.limits),
             labels: self.labels.clone(),
             created_at: rfc3339(self.created),
             expires_at: self.lifetime.map(|lifetime| rfc3339(self.created + lifetime)),

@@ -258,7 +258,12 @@ impl Server {
                 if !config.confinement.namespaces {
                     tracing::warn!("reduced confinement: cells share the daemon's namespaces");
                 }
-                Engine::Cells(Nursery::start(config.clone())?)
+                let nursery = Nursery::start(config.clone())?;
+                match nursery.unlimited() {
+                    Some(reason) => tracing::warn!(reason, "sandboxes can't be limited one by one"),
+                    None => tracing::info!("sandboxes are limited by cgroups of their own"),
+                }
+                Engine::Cells(nursery)
             }
             None => {
                 tracing::warn!("no confinement: sandboxes share this process");

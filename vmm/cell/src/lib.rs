@@ -21,4 +21,4 @@ pub mod protocol;
 pub mod warden;
 
 pub use fault::{Fault, Kind};
-pub use keeper::{Cell, CellSnapshot, Nursery, NurseryConfig, Origin, SpawnWish};
+pub use keeper::{Cell, CellLimits, CellSnapshot, Nursery, NurseryConfig, Origin, SpawnWish};

@@ -13,6 +13,7 @@ use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::Ledger;
 use tine_vmm::{Ladder, Status};
 
+use super::cgroup::Leaf;
 use super::line::gone;
 use super::{Line, Process, Switchboard};
 use crate::channel::{Channel, ChannelError};
@@ -42,7 +43,9 @@ struct Known {
 /// What the switchboard tells of a cell.
 pub(super) struct Hearer {
     channel: Channel,
+    // Killed before what bounds it can go.
     process: Process,
+    leaf: Option<Leaf>,
     known: Mutex<Known>,
     console: Mutex<ConsoleOutput>,
     next: AtomicU64,
@@ -130,6 +133,10 @@ impl Hearer {
 
     /// The process has ended, as the warden saw.
     pub(super) fn ended(&self, how: &str) {
+        let how = match &self.leaf {
+            Some(leaf) if leaf.ran_out_of_memory() => "it took more memory than its limit allows",
+            _ => how,
+        };
         let mut known = self.known();
         if let Status::Running | Status::Paused = known.status {
             known.status = Status::Failed(format!("its process is gone: {how}"));
@@ -160,12 +167,13 @@ impl Cell {
     ) -> Result<Self, Fault> {
         let aside = std::mem::take(&mut line.aside);
         let next = line.next;
-        let (channel, process) = line.into_parts();
+        let (channel, process, leaf) = line.into_parts();
         let known =
             Known { status: Status::Running, busy: false, gone: false, waiting: HashMap::new() };
         let hearer = Arc::new(Hearer {
             channel,
             process,
+            leaf,
             known: Mutex::new(known),
             console: Mutex::new(console),
             next: AtomicU64::new(next),

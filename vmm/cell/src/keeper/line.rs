@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Process;
+use super::cgroup::{CellLimits, Cgroups, Leaf};
 use crate::channel::{Channel, ChannelError};
 use crate::fault::{Fault, Kind};
 use crate::protocol::{Answer, Numbered, Request, Said, VERSION};
@@ -22,6 +23,8 @@ pub struct Line {
     pub(super) next: u64,
     /// What it said beside answers, for whoever has it later.
     pub(super) aside: Vec<Said>,
+    /// What bounds it, where the host can.
+    leaf: Option<Leaf>,
 }
 
 /// The end of a channel for a process that is about to be made.
@@ -52,7 +55,7 @@ impl Expected {
         }
         let pid = packet.sender.ok_or_else(|| nonsense("without a sender"))?;
         let process = Process::find(pid).map_err(|error| Fault::of(Kind::Gone, &error))?;
-        Ok(Line { channel, process, next: 0, aside: Vec::new() })
+        Ok(Line { channel, process, next: 0, aside: Vec::new(), leaf: None })
     }
 }
 
@@ -137,10 +140,32 @@ impl Line {
         }
     }
 
-    /// Channel and process, for another holder.
-    pub(super) fn into_parts(self) -> (Channel, Process) {
-        let Self { channel, process, .. } = self;
-        (channel, process)
+    /// Channel, process and what bounds it, for another holder.
+    pub(super) fn into_parts(self) -> (Channel, Process, Option<Leaf>) {
+        let Self { channel, process, leaf, .. } = self;
+        (channel, process, leaf)
+    }
+
+    /// Moves it into a leaf of `cgroups`, where there are any.
+    pub(super) fn enter(&mut self, cgroups: Option<&Cgroups>) -> Result<(), Fault> {
+        if let Some(cgroups) = cgroups {
+            let leaf = cgroups.leaf(self.process.pid);
+            self.leaf = Some(leaf.map_err(|error| Fault::of(Kind::Room, &error))?);
+        }
+        Ok(())
+    }
+
+    /// Sets the limits that are named.
+    pub(super) fn limit(&self, limits: &CellLimits) -> Result<(), Fault> {
+        match &self.leaf {
+            Some(leaf) => leaf.limit(limits).map_err(|error| Fault::of(Kind::Room, &error)),
+            None if limits.is_none() => Ok(()),
+            None => Err(Fault::new(
+                Kind::Value("limits".into()),
+                "this host can't limit sandboxes one by one: it has no cgroup v2 with the \
+                 controllers for cpu, memory and pids that the daemon may divide",
+            )),
+        }
     }
 
     /// Gives it what it can't open itself: its pagemap.

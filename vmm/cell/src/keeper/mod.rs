@@ -5,12 +5,14 @@
 //! them. [`Nursery`] makes cells, and keeps some ahead.
 
 mod cell;
+mod cgroup;
 mod line;
 mod nursery;
 mod snapshot;
 mod switchboard;
 
 pub use cell::{Cell, ConsoleOutput};
+pub use cgroup::{CellLimits, CgroupError, Cgroups};
 pub use line::Line;
 pub use nursery::{Booted, Fill, Nursery, NurseryConfig, Origin, SpawnWish};
 pub use snapshot::CellSnapshot;

@@ -11,11 +11,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::cell::ConsoleOutput;
+use super::cgroup::{CellLimits, Cgroups};
 use super::line::Expected;
 use super::{Cell, CellSnapshot, Line, Switchboard};
 use crate::channel::Channel;
 use crate::confine::Confinement;
-use crate::fault::{Fault, Kind};
+use crate::fault::{Fault, Kind, with_causes};
 use crate::protocol::{Answer, Request, Start, Started};
 use crate::warden::{Warden, WardenError};
 
@@ -107,6 +108,7 @@ struct Pool {
 pub struct Nursery {
     shared: Arc<Shared>,
     switchboard: Switchboard,
+    unlimited: Option<String>,
     refill: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -114,6 +116,7 @@ pub struct Nursery {
 struct Shared {
     config: NurseryConfig,
     warden: Arc<Warden>,
+    cgroups: Option<Cgroups>,
     pool: Mutex<Pool>,
     changed: Condvar,
     short: AtomicBool,
@@ -134,11 +137,15 @@ pub struct Fill {
 impl Nursery {
     /// Starts the warden, and begins to make cells.
     pub fn start(config: NurseryConfig) -> Result<Self, WardenError> {
+        let cgroups = Cgroups::divide();
+        let unlimited = cgroups.as_ref().err().map(|error| with_causes(error));
+        let cgroups = cgroups.ok();
         let warden = Arc::new(Warden::start(&config.program, config.confinement)?);
         let switchboard = Switchboard::start(Arc::clone(&warden)).map_err(WardenError::Start)?;
         let shared = Arc::new(Shared {
             config,
             warden,
+            cgroups,
             pool: Mutex::default(),
             changed: Condvar::new(),
             short: AtomicBool::new(false),
@@ -147,7 +154,12 @@ impl Nursery {
         let own = Arc::clone(&shared);
         let refill = std::thread::Builder::new().name("nursery".into()).spawn(move || own.refill());
         let refill = Mutex::new(Some(refill.map_err(WardenError::Start)?));
-        Ok(Self { shared, switchboard, refill })
+        Ok(Self { shared, switchboard, unlimited, refill })
+    }
+
+    /// Why sandboxes can't be given limits of their own; none when they can.
+    pub fn unlimited(&self) -> Option<&str> {
+        self.unlimited.as_deref()
     }
 
     /// How full it is.
@@ -210,7 +222,7 @@ impl Nursery {
                 (line, origin)
             }
         };
-        (wish.enter)(line.pid())?;
+        line.limit(&wish.limits)?;
         let started = start(&mut line, Request::Start(wish.start))?;
         Ok((Cell::attach(line, started, &self.switchboard, console)?, origin))
     }
@@ -230,7 +242,8 @@ impl Nursery {
             .zip(children)
             .map(|(line, (wish, console))| {
                 let mut line = line?;
-                (wish.enter)(line.pid())?;
+                line.enter(self.shared.cgroups.as_ref())?;
+                line.limit(&wish.limits)?;
                 line.give_pagemap()?;
                 line.ask(Request::Thaw(wish.start), &[])?;
                 Ok((line, console))
@@ -375,14 +388,14 @@ pub struct SpawnWish {
     pub hot_set: bool,
     /// How it starts.
     pub start: Start,
-    /// Puts its process where its limits are, before it starts.
-    pub enter: Box<dyn FnOnce(u32) -> Result<(), Fault> + Send>,
+    /// What it may take of the host.
+    pub limits: CellLimits,
 }
 
 impl SpawnWish {
     /// A copy-on-write clone with the hot set, that starts so, without limits.
     pub fn new(start: Start) -> Self {
-        Self { eager: false, hot_set: true, start, enter: Box::new(|_| Ok(())) }
+        Self { eager: false, hot_set: true, start, limits: CellLimits::default() }
     }
 }
 
@@ -448,7 +461,9 @@ impl Shared {
     fn make(&self) -> Result<Line, Fault> {
         let (expected, end) = Expected::pair()?;
         self.warden.make_cell(end).map_err(|error| Fault::internal(&error))?;
-        expected.greet()
+        let mut line = expected.greet()?;
+        line.enter(self.cgroups.as_ref())?;
+        Ok(line)
     }
 
     /// A dormant clone of `snapshot`, if there is one; it is asked for in any case.
