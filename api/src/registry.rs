@@ -326,7 +326,7 @@ impl Registry {
 }
 
 fn stopping() -> Problem {
-    Problem::unavailable("the daemon is stopping")
+    Problem::unavailable("the daemon is stopping").retry_after(1)
 }
 
 /// A sandbox that is to be made.

@@ -13,6 +13,7 @@ mod image;
 mod interrupt;
 mod make;
 mod memory;
+mod notify;
 mod output;
 mod progress;
 mod resolve;
