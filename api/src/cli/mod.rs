@@ -160,6 +160,14 @@ mod tests {
     }
 
     #[test]
+    fn the_systemd_unit_starts_what_there_is() {
+        let unit = include_str!("../../systemd/tine.service").replace("\\\n", " ");
+        let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let cli = Cli::try_parse_from(command.split_whitespace()).unwrap();
+        assert!(matches!(cli.verb, Verb::Serve(_)));
+    }
+
+    #[test]
     fn the_server_may_be_named_before_or_after_the_verb() {
         for line in [["tine", "--server", "unix:/a", "ps"], ["tine", "ps", "--server", "unix:/a"]] {
             let cli = Cli::try_parse_from(line).unwrap();
