@@ -213,6 +213,7 @@ impl Registry {
         });
         let mut contents = self.contents();
         if contents.closed {
+            drop(contents);
             self.unrecord(&id);
             return CloneResult::Error(stopping());
         }

@@ -6,6 +6,7 @@
 mod common;
 
 use std::io::Read;
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,19 @@ fn the_same_key_makes_nothing_twice() {
     assert!(head.contains("application/problem+json"), "{head}");
 }
 
+/// Starts `tine serve`, which must fail. Returns what it said.
+fn fails_to_start(directory: &Path, listen: &str) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tine"))
+        .args(["serve", "--listen", listen, "--state"])
+        .arg(directory)
+        .arg("--token-file")
+        .arg(directory.join("token"))
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
 #[test]
 fn a_daemon_tells_what_died_with_the_one_before_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -171,21 +185,18 @@ fn a_daemon_tells_what_died_with_the_one_before_it() {
     made.push(child.clone());
     made.sort();
 
-    // A second daemon does not get at the same records.
-    let second = std::process::Command::new(env!("CARGO_BIN_EXE_tine"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--state"])
-        .arg(directory.path())
-        .arg("--token-file")
-        .arg(directory.path().join("token"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(!second.status.success() && said.contains("another daemon"), "{said}");
+    // A second daemon does not get at the same records, and leaves no socket.
+    let socket = directory.path().join("socket");
+    let said = fails_to_start(directory.path(), &format!("unix:{}", socket.display()));
+    assert!(said.contains("another daemon") && !socket.exists(), "{said}");
 
     // The writer needs a moment; then the daemon is killed without any.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_secs(1));
     let parent = first.daemon.get(&format!("/v1/sandboxes/{child}"));
     drop(first);
+    // One that can't serve eats nothing up.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    fails_to_start(directory.path(), &taken.local_addr().unwrap().to_string());
     let log = directory.path().join("audit");
     let mut next = Process::start(directory.path(), &["--audit-log", log.to_str().unwrap()]);
     let lost = next.daemon.get("/v1/sandboxes/lost");

@@ -22,7 +22,7 @@ pub use listen::Listen;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -193,6 +193,21 @@ enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
+impl Listener {
+    /// Leaves no socket behind.
+    fn leave(&self) {
+        if let Self::Unix(_, path) = self {
+            remove_socket(path);
+        }
+    }
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "the socket is left");
+    }
+}
+
 /// A daemon that listens and does not serve yet.
 pub struct Server {
     app: App,
@@ -220,14 +235,23 @@ impl Server {
         if turns != asked {
             tracing::warn!(asked, turns, "as many operations at once can't be allowed");
         }
+        let audit = Audit::open(options.audit_log.as_deref())?;
+        let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
+        let listener = match &options.listen {
+            Listen::Tcp(address) => {
+                Listener::Tcp(TcpListener::bind(address).await.map_err(refused)?)
+            }
+            Listen::Unix(path) => Listener::Unix(bind_unix(path).map_err(refused)?, path.clone()),
+        };
         let mut registry = Registry::new(host, options.images.clone(), options.limits);
         let mut lost = vec![];
+        // When nothing else can fail any more: what is lost is told once.
         if let Some(state) = &options.state {
+            let opened = Records::open(state).inspect_err(|_| listener.leave());
             let records;
-            (records, lost) = Records::open(state)?;
+            (records, lost) = opened?;
             registry = registry.with_records(records);
         }
-        let audit = Audit::open(options.audit_log.as_deref())?;
         for Lost { id, image, parent, labels, created_at, .. } in &lost {
             tracing::warn!(id, image, ?labels, created_at, "lost with the daemon before this one");
             audit.write(&Entry { parent: parent.clone(), ..Entry::new(Event::Lost).of(id) });
@@ -241,13 +265,6 @@ impl Server {
             lost: Arc::new(lost),
             audit,
             drain: Drain::new(options.drain),
-        };
-        let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
-        let listener = match &options.listen {
-            Listen::Tcp(address) => {
-                Listener::Tcp(TcpListener::bind(address).await.map_err(refused)?)
-            }
-            Listen::Unix(path) => Listener::Unix(bind_unix(path).map_err(refused)?, path.clone()),
         };
         Ok(Self { app, listener })
     }
@@ -368,10 +385,8 @@ impl Server {
         };
         reaper.abort();
         impatience.abort();
-        if let Some(path) = socket
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            tracing::warn!(%error, path = %path.display(), "the socket is left");
+        if let Some(path) = socket {
+            remove_socket(&path);
         }
         served.map_err(ServeError::Serve)?;
         let killed = killer.await.unwrap_or_default();
