@@ -231,6 +231,7 @@ impl Registry {
         });
         let mut contents = self.contents();
         if contents.closed {
+            drop(contents);
             self.unrecord(&id);
             return CloneResult::Error(stopping());
         }
@@ -350,7 +351,7 @@ impl Registry {
 }
 
 fn stopping() -> Problem {
-    Problem::unavailable("the daemon is stopping")
+    Problem::unavailable("the daemon is stopping").retry_after(1)
 }
 
 /// A sandbox that is to be made.

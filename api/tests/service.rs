@@ -5,6 +5,9 @@
 
 mod common;
 
+use std::io::Read;
+use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -156,6 +159,19 @@ fn the_same_key_makes_nothing_twice() {
     assert!(head.contains("application/problem+json"), "{head}");
 }
 
+/// Starts `tine serve`, which must fail. Returns what it said.
+fn fails_to_start(directory: &Path, listen: &str) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tine"))
+        .args(["serve", "--listen", listen, "--state"])
+        .arg(directory)
+        .arg("--token-file")
+        .arg(directory.join("token"))
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
 #[test]
 fn a_daemon_tells_what_died_with_the_one_before_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -169,21 +185,18 @@ fn a_daemon_tells_what_died_with_the_one_before_it() {
     made.push(child.clone());
     made.sort();
 
-    // A second daemon does not get at the same records.
-    let second = std::process::Command::new(env!("CARGO_BIN_EXE_tine"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--state"])
-        .arg(directory.path())
-        .arg("--token-file")
-        .arg(directory.path().join("token"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(!second.status.success() && said.contains("another daemon"), "{said}");
+    // A second daemon does not get at the same records, and leaves no socket.
+    let socket = directory.path().join("socket");
+    let said = fails_to_start(directory.path(), &format!("unix:{}", socket.display()));
+    assert!(said.contains("another daemon") && !socket.exists(), "{said}");
 
     // The writer needs a moment; then the daemon is killed without any.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_secs(1));
     let parent = first.daemon.get(&format!("/v1/sandboxes/{child}"));
     drop(first);
+    // One that can't serve eats nothing up.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    fails_to_start(directory.path(), &taken.local_addr().unwrap().to_string());
     let log = directory.path().join("audit");
     let mut next = Process::start(directory.path(), &["--audit-log", log.to_str().unwrap()]);
     let lost = next.daemon.get("/v1/sandboxes/lost");
@@ -272,9 +285,7 @@ fn the_audit_log_tells_who_did_what_and_no_secrets() {
     let many = json!({"image": "workload", "memory_mib": 16, "count": 100});
     assert_eq!(daemon.call("POST", "/v1/sandboxes", &many).0, 503);
     daemon.post("/v1/sandboxes", json!({"image": "workload", "memory_mib": 16, "timeout_s": 1}));
-    wait_until("a timeout", || {
-        daemon.get("/v1/sandboxes")["sandboxes"].as_array().unwrap().len() == 3
-    });
+    wait_until("a timeout", || std::fs::read_to_string(&log).unwrap().contains("\"expire\""));
     assert_eq!(daemon.call("DELETE", &path(""), &Value::Null).0, 204);
     assert_eq!(daemon.stop().killed.len(), 2);
 
@@ -314,4 +325,100 @@ fn the_audit_log_tells_who_did_what_and_no_secrets() {
     assert_eq!((&entries[7]["program"], &entries[7]["outcome"]), (&json!("/bin/run"), &json!(409)));
     assert_eq!((&entries[10]["outcome"], &entries[11]["outcome"]), (&json!(401), &json!(503)));
     assert_eq!(entries[15]["count"], json!(2));
+}
+
+/// The answer of /healthz.
+fn health(daemon: &Daemon) -> (u16, String) {
+    let head = "GET /healthz HTTP/1.1\r\nhost: tine\r\nconnection: close\r\n\r\n";
+    let (status, _, body) = daemon.raw(head, b"");
+    (status, String::from_utf8(body).unwrap())
+}
+
+/// Has the guest of a new sandbox work for `millis`, and waits until it does. The answer's status
+/// is that of the thread.
+fn work(daemon: &Daemon, millis: u64) -> (String, JoinHandle<u16>) {
+    let id = daemon.spawn(json!({"image": "workload", "memory_mib": 16})).remove(0);
+    let body = json!({"op": "spin", "millis": millis}).to_string();
+    let mut stream = daemon.open(
+        "connection: close\r\n",
+        "POST",
+        &format!("/v1/sandboxes/{id}/workload"),
+        &body,
+    );
+    let path = format!("/v1/sandboxes/{id}");
+    wait_until("work", || daemon.get(&path)["busy"] == json!(true));
+    let answer = std::thread::spawn(move || {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    });
+    (id, answer)
+}
+
+#[test]
+fn a_stop_lets_what_is_under_way_finish() {
+    let mut daemon = Daemon::start_with(|options| options.drain = Duration::from_secs(15));
+    assert_eq!(health(&daemon), (200, "ok\n".to_owned()));
+    let (id, working) = work(&daemon, 2000);
+    // A console that is followed is not waited for.
+    let _follower = daemon.open("", "GET", &format!("/v1/sandboxes/{id}/console?follow=true"), "");
+    let begun = Instant::now();
+    daemon.stop.take().unwrap().send(()).unwrap();
+    wait_until("the drain", || health(&daemon).0 == 503);
+    assert_eq!(health(&daemon).1, "{\"status\":\"draining\"}");
+    for path in ["/v1/sandboxes", &format!("/v1/sandboxes/{id}/fork")] {
+        let body = if path.ends_with("fork") { "{}" } else { "{\"image\":\"workload\"}" };
+        let (status, head, _) = daemon.send("POST", path, "application/json", body.as_bytes());
+        assert!(status == 503 && head.contains("retry-after: 16"), "{head}");
+    }
+    assert_eq!(daemon.get(&format!("/v1/sandboxes/{id}"))["state"], "running", "others are served");
+    assert_eq!(working.join().unwrap(), 200, "it was finished");
+    let report = daemon.thread.take().unwrap().join().unwrap();
+    assert_eq!(report.killed, [id]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "nothing is waited for in vain");
+}
+
+#[test]
+fn a_stop_waits_no_longer_than_it_may_and_a_second_signal_cuts_it_short() {
+    let mut daemon = Daemon::start_with(|options| options.drain = Duration::from_secs(1));
+    let (id, working) = work(&daemon, 60_000);
+    let begun = Instant::now();
+    assert_eq!(daemon.stop().killed, [id]);
+    assert_eq!(working.join().unwrap(), 409, "it is told that its sandbox was killed");
+    assert!((1..10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = Process::start(directory.path(), &["--drain", "60"]);
+    let (id, working) = work(&process.daemon, 60_000);
+    process.signal(libc::SIGTERM);
+    wait_until("the drain", || health(&process.daemon).0 == 503);
+    let begun = Instant::now();
+    process.signal(libc::SIGINT);
+    let stopped = wait_for(&mut process.log, "stopped; killed");
+    assert_eq!(stopped["fields"]["ids"], json!(id));
+    assert!(process.child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // It may have its answer, or a closed connection.
+    drop(working);
+    let next = Process::start(directory.path(), &[]);
+    assert_eq!(next.daemon.get("/v1/sandboxes/lost"), json!({"lost": []}));
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let heard = || {
+        let mut text = [0; 100];
+        let length = socket.recv(&mut text).unwrap();
+        String::from_utf8(text[..length].to_vec()).unwrap()
+    };
+    let process = Process::start_with(directory.path(), &[], |command| {
+        command.env("NOTIFY_SOCKET", &path);
+    });
+    assert_eq!(heard(), "READY=1");
+    process.signal(libc::SIGTERM);
+    assert_eq!(heard(), "STOPPING=1");
 }

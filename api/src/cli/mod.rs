@@ -13,6 +13,7 @@ mod image;
 mod interrupt;
 mod make;
 mod memory;
+mod notify;
 mod output;
 mod progress;
 mod resolve;
@@ -163,6 +164,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_systemd_unit_starts_what_there_is() {
+        let unit = include_str!("../../systemd/tine.service").replace("\\\n", " ");
+        let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let cli = Cli::try_parse_from(command.split_whitespace()).unwrap();
+        assert!(matches!(cli.verb, Verb::Serve(_)));
     }
 
     #[test]

@@ -3,15 +3,18 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use tine::server::{Limits, Listen, ServeOptions, Server};
 use tine_cell::NurseryConfig;
 use tine_cell::confine::Confinement;
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use super::interrupt::Interrupt;
+use super::notify::{READY, STOPPING, notify};
 use super::{DEFAULT_ADDRESS, default_state, default_token_file, size};
 
 /// Options of `tine serve`. The token file is `--token-file`, made when absent.
@@ -61,6 +64,10 @@ pub struct Serve {
     /// Append who did what to this file, one JSON object a line; also in the log, as target audit
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// Seconds that requests under way have to end when the daemon stops; a second signal cuts
+    /// them short
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    drain: u32,
     /// Write the log as JSON. TINE_LOG sets its level, e.g. TINE_LOG=debug
     #[arg(long)]
     log_json: bool,
@@ -93,6 +100,7 @@ impl Serve {
             },
             state: Some(state),
             audit_log: self.audit_log,
+            drain: Duration::from_secs(self.drain.into()),
             limits,
             allow_remote: self.allow_remote,
             cells: (!self.in_process).then(|| NurseryConfig {
@@ -108,11 +116,19 @@ impl Serve {
             let server = Server::bind(&options).await?;
             let at = server.listens_at()?;
             tracing::info!(listen = %at, token_file = %options.token_file.display(), "serving");
-            let shutdown = async move {
-                interrupt.wait().await;
-                tracing::info!("stopping");
-            };
-            let report = server.run(shutdown).await?;
+            notify(READY);
+            let (first, shutdown) = oneshot::channel();
+            let (second, at_once) = oneshot::channel();
+            tokio::spawn(async move {
+                for signal in [first, second] {
+                    interrupt.wait().await;
+                    tracing::info!("stopping");
+                    notify(STOPPING);
+                    // If nobody listens it has stopped.
+                    let _stopped = signal.send(());
+                }
+            });
+            let report = server.run_until(told(shutdown), told(at_once)).await?;
             match report.killed.len() {
                 0 => tracing::info!("stopped; nothing ran any more"),
                 count => tracing::info!(
@@ -138,6 +154,13 @@ impl Serve {
             false => log.init(),
         }
         Ok(())
+    }
+}
+
+/// Ends when the other end of `signal` says so.
+async fn told(signal: oneshot::Receiver<()>) {
+    if signal.await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! Who is let in: whoever has the token.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use axum::http::{HeaderMap, header};
@@ -87,7 +87,8 @@ impl Token {
         getrandom::fill(&mut random).map_err(TokenError::Random)?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         if let Some(directory) = path.parent().filter(|parent| *parent != Path::new("")) {
-            fs::create_dir_all(directory).map_err(failed)?;
+            // Records come to lie beside it.
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         }
         // Written whole under another name first: nobody ever reads half a token.
         let mut name = path.file_name().unwrap_or_default().to_os_string();
@@ -131,6 +132,8 @@ mod tests {
         let path = directory.path().join("new/token");
         let made = Token::load(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let directory_mode = fs::metadata(path.parent().unwrap()).unwrap().mode();
+        assert_eq!(directory_mode & 0o777, 0o700);
         assert_eq!(made.0.len(), 2 * TOKEN_BYTES);
         assert_eq!(Token::load(&path).unwrap().0, made.0);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);

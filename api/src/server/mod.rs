@@ -3,10 +3,12 @@
 mod agent;
 mod auth;
 mod body;
+mod drain;
 mod exec;
 mod exec_socket;
 mod files;
 mod idempotency;
+mod listen;
 mod routes;
 mod sandboxes;
 mod snapshots;
@@ -16,12 +18,11 @@ mod turns;
 mod workload;
 
 pub use auth::{Token, TokenError};
+pub use listen::Listen;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,46 +41,14 @@ use crate::engine::Engine;
 use crate::problem::Problem;
 pub use crate::registry::Limits;
 use crate::registry::{Lost, MAX_OPERATIONS, Records, RecordsError, Registry};
+use drain::Drain;
+use listen::bind_unix;
 use turns::Turns;
 
 /// How often sandboxes are looked through for those whose time is up.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(200);
-/// How long requests under way may take to end when the daemon stops.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-
-/// Where the daemon listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// At an address and port; port 0 lets the kernel choose.
-    Tcp(SocketAddr),
-    /// At a Unix socket.
-    Unix(PathBuf),
-}
-
-impl FromStr for Listen {
-    type Err = String;
-
-    /// `127.0.0.1:7070` or `unix:/run/tine.sock`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err("unix: needs the path of a socket after it".to_owned()),
-                path => Ok(Self::Unix(path.into())),
-            };
-        }
-        let address = text.parse().map(Self::Tcp);
-        address.map_err(|_| format!("{text:?} is no IP:PORT and no unix:PATH"))
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
+/// How long connections may take to close when all sandboxes are gone.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How the daemon is to run.
 #[derive(Clone, Debug)]
@@ -100,21 +69,23 @@ pub struct ServeOptions {
     pub state: Option<PathBuf>,
     /// File that the audit log is appended to.
     pub audit_log: Option<PathBuf>,
+    /// How long requests under way may take to end when the daemon stops.
+    pub drain: Duration,
 }
 
 impl ServeOptions {
     /// Without images, for a host of 4 GiB, and what else is usual.
     pub fn new(listen: Listen, token_file: PathBuf) -> Self {
-        let limits = Limits::for_host(4 << 30);
         Self {
             images: None,
             listen,
             token_file,
-            limits,
+            limits: Limits::for_host(4 << 30),
             allow_remote: false,
             state: None,
             audit_log: None,
             cells: Some(NurseryConfig::default()),
+            drain: Duration::from_secs(5),
         }
     }
 }
@@ -179,6 +150,7 @@ pub(crate) struct App {
     /// What a daemon before this one left when it died.
     lost: Arc<Vec<Lost>>,
     audit: Audit,
+    drain: Drain,
 }
 
 impl App {
@@ -218,8 +190,9 @@ impl App {
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let registry = Arc::clone(&self.registry);
+        let under_way = self.drain.enter();
         let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _held = (turn, under_way);
             let _operation = registry.metrics.operation();
             work(&registry)
         });
@@ -231,6 +204,21 @@ impl App {
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Leaves no socket behind.
+    fn leave(&self) {
+        if let Self::Unix(_, path) = self {
+            remove_socket(path);
+        }
+    }
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "the socket is left");
+    }
 }
 
 /// A daemon that listens and does not serve yet.
@@ -276,14 +264,23 @@ impl Server {
         if turns != asked {
             tracing::warn!(asked, turns, "as many operations at once can't be allowed");
         }
+        let audit = Audit::open(options.audit_log.as_deref())?;
+        let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
+        let listener = match &options.listen {
+            Listen::Tcp(address) => {
+                Listener::Tcp(TcpListener::bind(address).await.map_err(refused)?)
+            }
+            Listen::Unix(path) => Listener::Unix(bind_unix(path).map_err(refused)?, path.clone()),
+        };
         let mut registry = Registry::new(engine, options.images.clone(), options.limits);
         let mut lost = vec![];
+        // When nothing else can fail any more: what is lost is told once.
         if let Some(state) = &options.state {
+            let opened = Records::open(state).inspect_err(|_| listener.leave());
             let records;
-            (records, lost) = Records::open(state)?;
+            (records, lost) = opened?;
             registry = registry.with_records(records);
         }
-        let audit = Audit::open(options.audit_log.as_deref())?;
         for Lost { id, image, parent, labels, created_at, .. } in &lost {
             tracing::warn!(id, image, ?labels, created_at, "lost with the daemon before this one");
             audit.write(&Entry { parent: parent.clone(), ..Entry::new(Event::Lost).of(id) });
@@ -296,13 +293,7 @@ impl Server {
             registry: Arc::new(registry),
             lost: Arc::new(lost),
             audit,
-        };
-        let refused = |source| ServeError::Listen { listen: options.listen.clone(), source };
-        let listener = match &options.listen {
-            Listen::Tcp(address) => {
-                Listener::Tcp(TcpListener::bind(address).await.map_err(refused)?)
-            }
-            Listen::Unix(path) => Listener::Unix(bind_unix(path).map_err(refused)?, path.clone()),
+            drain: Drain::new(options.drain),
         };
         Ok(Self { app, listener })
     }
@@ -317,20 +308,44 @@ impl Server {
         }
     }
 
-    /// Serves until `shutdown`, then kills what still runs, and says what did.
+    /// Serves until `shutdown`, finishes what is under way, kills what still runs, and says what
+    /// did.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<StopReport, ServeError> {
+        self.run_until(shutdown, std::future::pending()).await
+    }
+
+    /// The same, which from `at_once` on waits for no requests any more.
+    pub async fn run_until(
+        self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+        at_once: impl Future<Output = ()> + Send + 'static,
     ) -> Result<StopReport, ServeError> {
         let Self { app, listener } = self;
         let audit = app.audit.clone();
         audit.write(&Entry::new(Event::Start));
         let (stop, stopped) = tokio::sync::watch::channel(false);
+        let (hurry, hurried) = tokio::sync::watch::channel(false);
+        let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+            let _sender_gone = stopped.wait_for(|stop| *stop).await;
+        };
         let registry = Arc::clone(&app.registry);
+        let impatience = tokio::spawn(async move {
+            at_once.await;
+            hurry.send_replace(true);
+            hurry.closed().await;
+        });
         let killer = tokio::spawn({
-            let registry = Arc::clone(&registry);
+            let (registry, drain) = (Arc::clone(&registry), app.drain.clone());
+            let hurried = hurried.clone();
             async move {
                 shutdown.await;
+                tokio::select! {
+                    () = drain.run() => {}
+                    () = until(hurried) => tracing::warn!("stopping at once"),
+                }
                 // Sandboxes go first: whoever waits for them gets an answer.
                 let closed = tokio::task::spawn_blocking(move || {
                     let killed = registry.close();
@@ -369,9 +384,6 @@ impl Server {
             }
         });
         let router = routes::router(app);
-        let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-            let _sender_gone = stopped.wait_for(|stop| *stop).await;
-        };
         let drained = until(stopped.clone());
         let socket = match &listener {
             Listener::Tcp(_) => None,
@@ -395,50 +407,24 @@ impl Server {
         };
         let limit = async {
             drained.await;
-            tokio::time::sleep(DRAIN_LIMIT).await;
+            tokio::select! {
+                () = tokio::time::sleep(CLOSE_LIMIT) => {}
+                () = until(hurried) => {}
+            }
         };
         let served = tokio::select! {
             served = serving => served,
             () = limit => Ok(()),
         };
         reaper.abort();
-        if let Some(path) = socket
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            tracing::warn!(%error, path = %path.display(), "the socket is left");
+        impatience.abort();
+        if let Some(path) = socket {
+            remove_socket(&path);
         }
         served.map_err(ServeError::Serve)?;
         let killed = killer.await.unwrap_or_default();
         let (sandboxes, count) = (killed.clone(), Some(killed.len()));
         audit.write(&Entry { sandboxes, count, ..Entry::new(Event::Stop) });
         Ok(StopReport { killed })
-    }
-}
-
-/// Listens at a Unix socket for the owner only. The socket of a daemon that died is replaced.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
-        let metadata = std::fs::symlink_metadata(path)?;
-        if std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) {
-            std::fs::remove_file(path)?;
-        }
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_read_and_nonsense_is_refused() {
-        assert_eq!("unix:/a b".parse(), Ok(Listen::Unix("/a b".into())));
-        assert!(matches!("[::1]:80".parse(), Ok(Listen::Tcp(_))));
-        for wrong in ["", "unix:", "localhost", "127.0.0.1", "1.2.3.4:99999"] {
-            assert!(wrong.parse::<Listen>().is_err(), "{wrong}");
-        }
     }
 }

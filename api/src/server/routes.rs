@@ -11,7 +11,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    App, exec, exec_socket, files, idempotency, sandboxes, snapshots, system, trace, workload,
+    App, drain, exec, exec_socket, files, idempotency, sandboxes, snapshots, system, trace,
+    workload,
 };
 use crate::problem::Problem;
 
@@ -69,6 +70,7 @@ pub(super) fn router(app: App) -> Router {
         // The open routes; those above have theirs behind the token.
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(app.clone(), trace::trace))
+        .layer(from_fn_with_state(app.clone(), drain::count))
         .with_state(app)
 }
 

@@ -12,6 +12,7 @@ use tine_cell::Fault;
 
 use super::App;
 use super::body::{Body, Id, Parameters, Raw};
+use super::drain::Endless;
 use super::trace::Notes;
 use crate::console::ConsoleReader;
 use crate::engine::Vm;
@@ -42,6 +43,7 @@ pub(super) async fn spawn(
     Body(request): Body<SpawnRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
+    app.drain.check()?;
     let key = request.snapshot.as_ref().or(request.image.as_ref()).cloned().unwrap_or_default();
     let results = app.blocking(&key, move |registry| registry.spawn(&request, requested)).await?;
     notes.made(&results);
@@ -103,6 +105,7 @@ pub(super) async fn fork(
     Body(request): Body<ForkRequest>,
 ) -> Result<(StatusCode, Json<CloneResults>), Problem> {
     let requested = Instant::now();
+    app.drain.check()?;
     let key = id.clone();
     let forked = app.blocking(&key, move |registry| registry.fork(&id, &request, requested));
     let results = forked.await?;
@@ -181,7 +184,11 @@ pub(super) async fn console(
         false => HttpBody::from(reader.read()),
     };
     let kind = HeaderValue::from_static("application/octet-stream");
-    Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+    let mut response = ([(header::CONTENT_TYPE, kind)], body).into_response();
+    if query.follow {
+        response.extensions_mut().insert(Endless);
+    }
+    Ok(response)
 }
 
 /// Type on a sandbox's console.

@@ -1,19 +1,33 @@
 //! What concerns the daemon rather than a sandbox.
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 
 use super::App;
 use crate::problem::Problem;
 
-/// Whether the daemon is well.
-#[utoipa::path(get, path = "/healthz", security(()), responses((status = 200, body = String)))]
-pub(super) async fn health() -> &'static str {
-    "ok\n"
+/// What a daemon that is stopping says of its health.
+#[derive(Serialize, ToSchema)]
+struct Draining {
+    /// `draining`.
+    status: &'static str,
+}
+
+/// Whether the daemon is well, and is to go on.
+#[utoipa::path(get, path = "/healthz", security(()), responses((status = 200, body = String),
+    (status = 503, body = Draining, description = "It is stopping")))]
+pub(super) async fn health(State(app): State<App>) -> Response {
+    if app.drain.has_begun() {
+        let draining = Json(Draining { status: "draining" });
+        return (StatusCode::SERVICE_UNAVAILABLE, draining).into_response();
+    }
+    "ok\n".into_response()
 }
 
 /// The daemon's counters, for Prometheus.

@@ -192,6 +192,31 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_written_once_whatever_happens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit");
+        let audit = Audit::open(Some(&path)).unwrap();
+        let notes = || Notes::new(audit.clone(), Some(Entry::new(Event::Exec)));
+        let lines = || std::fs::read_to_string(&path).unwrap().lines().count();
+        // The client hung up: nobody comes to the end of its request.
+        drop(notes());
+        assert_eq!(lines(), 1);
+        // A WebSocket goes on after the answer.
+        let socket = notes();
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        finish(&socket.clone(), Entry::new(Event::Refused), &response, 7);
+        assert_eq!(lines(), 1, "its program is not known yet");
+        socket.program(&["sh".to_owned(), "-c".to_owned()]);
+        socket.write();
+        drop(socket);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let last = text.lines().nth(1).unwrap();
+        assert!(last.ends_with(r#""program":"sh","outcome":101,"duration_us":7}"#), "{last}");
+        assert_eq!(lines(), 2);
+    }
+
+    #[test]
     fn what_changes_something_is_an_event() {
         let of = |method: &str, route: &str| event(&method.parse().unwrap(), route);
         assert_eq!(of("POST", "/v1/sandboxes"), Some(Event::Spawn));

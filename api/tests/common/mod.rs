@@ -38,17 +38,28 @@ pub struct Process {
 impl Process {
     /// Starts one whose token and state are in `directory`.
     pub fn start(directory: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(directory, arguments, |_| ())
+    }
+
+    /// The same with a command that `change` has changed.
+    pub fn start_with(
+        directory: &Path,
+        arguments: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let token_file = directory.join("token");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tine"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tine"));
+        command
             .args(["serve", "--log-json", "--listen", "127.0.0.1:0", "--state"])
             .arg(directory)
             .arg("--token-file")
             .arg(&token_file)
             .args(arguments)
             .env("TINE_LOG", "info")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .env_remove("NOTIFY_SOCKET")
+            .stderr(Stdio::piped());
+        change(&mut command);
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let serving = wait_for(&mut log, "serving");
         let address = serving["fields"]["listen"].as_str().unwrap().parse().unwrap();
@@ -104,6 +115,7 @@ impl Daemon {
         let mut options = ServeOptions::new(listen, token_file.clone());
         options.cells = Some(cells());
         options.limits = limits();
+        options.drain = Duration::from_secs(1);
         change(&mut options);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
