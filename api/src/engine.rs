@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tine_abi::command::{Command, Reply};
+use tine_cell::keeper::FrozenCell;
 use tine_cell::protocol::{About, Request, Start};
 use tine_cell::{Cell, CellLimits, CellSnapshot, Fault, Kind, Nursery, Origin, SpawnWish};
 use tine_images::{Image, Store};
 use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::{HotSet, ImageKind, Ledger};
-use tine_vmm::snapshot::Unfinished;
+use tine_vmm::snapshot::{SnapshotFileError, Unfinished};
 use tine_vmm::{Identity, KvmHost, Ladder, Machine, MachineConfig, Snapshot, SpawnOptions, Status};
 
 use crate::console::ConsoleBuffer;
@@ -189,8 +190,8 @@ impl Engine {
             (Self::Cells(nursery), Vm::Cell(parent))
                 if children.iter().any(|child| child.memory == Memory::Eager) =>
             {
-                let (snapshot, pause) = nursery.snapshot(parent)?;
-                let snapshot = Arc::new(snapshot);
+                let (mut frozen, pause) = nursery.freeze(parent)?;
+                let snapshot = Arc::new(frozen.snapshot()?);
                 let spawn = |child: CloneWish| {
                     let (wish, console) = child.for_cell();
                     let (cell, _) = nursery.spawn(&snapshot, wish, console)?;
@@ -214,42 +215,16 @@ impl Engine {
         }
     }
 
-    /// A snapshot of `vm`, which goes on; and how long it stood still.
-    pub fn snapshot(&self, vm: &Vm) -> Result<(Held, Duration), Fault> {
+    /// What `vm`, which goes on, is now; and how long it stood still.
+    pub fn freeze(&self, vm: &Vm) -> Result<(FrozenVm, Duration), Fault> {
         match (self, vm) {
             (Self::Cells(nursery), Vm::Cell(cell)) => {
-                let (snapshot, pause) = nursery.snapshot(cell)?;
-                Ok((Held::cell(snapshot), pause))
+                let (frozen, pause) = nursery.freeze(cell)?;
+                Ok((FrozenVm::Cell(frozen), pause))
             }
             (Self::InProcess(_), Vm::Here(machine)) => {
                 let (snapshot, pause) = machine.snapshot()?;
-                Ok((Held::here(snapshot), pause))
-            }
-            _ => Err(in_process()),
-        }
-    }
-
-    /// Writes a snapshot of `vm`, which goes on meanwhile, to `path`, where it appears whole or
-    /// not at all. `progress` is told how many bytes are written, of how many, and says whether
-    /// to go on. Returns how long the machine stood still.
-    pub fn save(
-        &self,
-        vm: &Vm,
-        path: &Path,
-        progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Duration, Fault> {
-        let failed = |error: tine_vmm::snapshot::SnapshotFileError| Fault::of(Kind::Room, &error);
-        match (self, vm) {
-            (Self::Cells(nursery), Vm::Cell(cell)) => {
-                let unfinished = Unfinished::create(path).map_err(failed)?;
-                let pause = nursery.save(cell, unfinished.file(), progress)?;
-                unfinished.finish().map_err(failed)?;
-                Ok(pause)
-            }
-            (Self::InProcess(_), Vm::Here(machine)) => {
-                let (snapshot, pause) = machine.snapshot()?;
-                snapshot.save(path).map_err(failed)?;
-                Ok(pause)
+                Ok((FrozenVm::Here(snapshot), pause))
             }
             _ => Err(in_process()),
         }
@@ -280,6 +255,43 @@ impl Engine {
         match self {
             Self::Cells(nursery) => Some(nursery),
             Self::InProcess(_) => None,
+        }
+    }
+}
+
+/// What a machine was at one moment.
+#[derive(Debug)]
+pub enum FrozenVm {
+    /// In a process of its own.
+    Cell(FrozenCell),
+    /// In this process.
+    Here(Snapshot),
+}
+
+impl FrozenVm {
+    /// A snapshot of it, in memory.
+    pub fn snapshot(&mut self) -> Result<Held, Fault> {
+        match self {
+            Self::Cell(frozen) => Ok(Held::cell(frozen.snapshot()?)),
+            Self::Here(snapshot) => Ok(Held::here(snapshot.clone())),
+        }
+    }
+
+    /// Writes it to `path`, where it appears whole or not at all. `progress` is told how many
+    /// bytes are written, of how many, and says whether to go on.
+    pub fn save(
+        &mut self,
+        path: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<(), Fault> {
+        let failed = |error: SnapshotFileError| Fault::of(Kind::Room, &error);
+        match self {
+            Self::Cell(frozen) => {
+                let unfinished = Unfinished::create(path).map_err(failed)?;
+                frozen.save(unfinished.file(), progress)?;
+                unfinished.finish().map_err(failed)
+            }
+            Self::Here(snapshot) => snapshot.save(path).map_err(failed),
         }
     }
 }

@@ -161,9 +161,13 @@ pub struct ForkRequest {
 pub struct SnapshotRequest {
     /// Name to clone it by.
     pub name: Option<String>,
-    /// Whether the pages that the sandbox has of its own are recorded as the hot set.
+    /// Whether the pages that the sandbox has used are recorded as the hot set.
     #[serde(default)]
     pub hot_set: bool,
+    /// Whether it is written to a file, too, while the sandbox goes on: the snapshot then
+    /// outlives the daemon.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 /// Query of `GET /v1/sandboxes`.
@@ -366,10 +370,39 @@ pub struct SnapshotAnswer {
     pub delta_bytes: u64,
     /// Pages of its hot set.
     pub hot_set_pages: u64,
-    /// How long the sandbox stood still for it.
-    pub pause_us: f64,
+    /// How long the sandbox stood still for it; null when an earlier daemon took it.
+    pub pause_us: Option<f64>,
     /// When it was taken.
     pub created_at: String,
+    /// Whether it is in a file.
+    pub saved: Saved,
+    /// How much of the file is written; null unless it is being written.
+    pub progress: Option<Progress>,
+    /// Why the file could not be written.
+    pub reason: Option<String>,
+}
+
+/// Whether a snapshot is in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Saved {
+    /// It is in memory, and goes with the daemon.
+    No,
+    /// The file is being written.
+    Saving,
+    /// It is in a file, too.
+    Saved,
+    /// The file could not be written; the snapshot is there all the same.
+    Failed,
+}
+
+/// How much of something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Progress {
+    /// Bytes done.
+    pub bytes: u64,
+    /// Of so many.
+    pub of: u64,
 }
 
 /// The snapshots.

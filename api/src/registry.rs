@@ -5,6 +5,7 @@
 mod admission;
 mod hot_sets;
 mod id;
+mod kept;
 mod limits;
 mod records;
 mod sandbox;
@@ -15,7 +16,7 @@ pub use hot_sets::Recorder;
 use hot_sets::Watched;
 pub use id::is_id;
 pub(crate) use id::new_id;
-pub use limits::{Limits, MAX_OPERATIONS};
+pub use limits::{Limits, MAX_OPERATIONS, OVERCOMMIT};
 pub use records::{Lost, Records, RecordsError, SandboxRecord, SnapshotRecord};
 pub use sandbox::Sandbox;
 
@@ -64,7 +65,9 @@ pub struct Registry {
     pub metrics: Metrics,
     contents: Mutex<Contents>,
     templates: Templates,
-    records: Option<Records>,
+    records: Option<Arc<Records>>,
+    /// Where what outlives the daemon is, if anywhere.
+    state: Option<PathBuf>,
 }
 
 /// Where a clone comes from, and what its maker asked for.
@@ -92,6 +95,7 @@ impl Registry {
             contents: Mutex::default(),
             templates: Templates::default(),
             records: None,
+            state: None,
         }
     }
 
@@ -121,7 +125,7 @@ impl Registry {
                 let (id, stored) = self.find_snapshot(name)?;
                 let bytes = stored.snapshot.about().ram_bytes;
                 let promise = self.promise(request.count, bytes, request.memory)?;
-                (stored.snapshot.clone(), stored.image.clone(), Some(id), promise)
+                (stored.snapshot.clone(), stored.image().to_owned(), Some(id), promise)
             }
             None => {
                 let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
@@ -335,6 +339,9 @@ impl Registry {
         let sandboxes: Vec<_> = {
             let mut contents = self.contents();
             contents.closed = true;
+            for stored in contents.snapshots.values() {
+                stored.keeping.cancel();
+            }
             contents.sandboxes.drain().map(|(_, sandbox)| sandbox).collect()
         };
         let mut ids = Vec::with_capacity(sandboxes.len());

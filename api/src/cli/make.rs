@@ -27,6 +27,12 @@ struct Wishes {
     /// Seconds after which each is killed
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
+    /// Most memory of the host that each may take, MiB; one that takes more is killed
+    #[arg(long, value_name = "MIB")]
+    limit_memory: Option<u64>,
+    /// Most processor time that each may take, in processors, e.g. 0.5
+    #[arg(long, value_name = "N")]
+    limit_cpus: Option<f64>,
 }
 
 impl Wishes {
@@ -42,6 +48,10 @@ impl Wishes {
         }
         if let Some(seconds) = self.timeout {
             body.insert("timeout_s".to_owned(), json!(seconds));
+        }
+        if self.limit_memory.is_some() || self.limit_cpus.is_some() {
+            let limits = json!({"memory_mib": self.limit_memory, "cpus": self.limit_cpus});
+            body.insert("limits".to_owned(), limits);
         }
         body
     }
@@ -62,9 +72,9 @@ pub struct Spawn {
     /// Number of vCPUs
     #[arg(long, conflicts_with = "snapshot")]
     vcpus: Option<u8>,
-    /// Copy the snapshot's hot set ahead
+    /// Do not copy ahead the pages that earlier clones were seen to use
     #[arg(long)]
-    hot_set: bool,
+    no_hot_set: bool,
     #[command(flatten)]
     wishes: Wishes,
     #[command(flatten)]
@@ -90,8 +100,8 @@ impl Spawn {
         if let Some(vcpus) = self.vcpus {
             body.insert("vcpus".to_owned(), json!(vcpus));
         }
-        if self.hot_set {
-            body.insert("hot_set".to_owned(), json!(true));
+        if self.no_hot_set {
+            body.insert("hot_set".to_owned(), json!(false));
         }
         let spinner = Spinner::start(format!("spawning {}", self.wishes.count));
         let answer = client.post("/v1/sandboxes", Some(Value::Object(body)))?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use tine::registry::OVERCOMMIT;
 use tine::server::{Limits, Listen, ServeOptions, Server};
 use tine_cell::NurseryConfig;
 use tine_cell::confine::Confinement;
@@ -34,7 +35,7 @@ pub struct Serve {
     max_memory: Option<u64>,
     /// Count the RAM of copy-on-write clones divided by RATIO, as they share what they do not
     /// write; eager copies count in full. With 1, all clones may write all of theirs
-    #[arg(long, value_name = "RATIO", default_value_t = 1.0, value_parser = ratio)]
+    #[arg(long, value_name = "RATIO", default_value_t = OVERCOMMIT, value_parser = ratio)]
     overcommit: f64,
     /// Largest request body, bytes
     #[arg(long, value_name = "BYTES")]
@@ -58,7 +59,7 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = NurseryConfig::default().dormant)]
     dormant: usize,
     /// Where records of what exists are kept, so that a daemon knows what the one before it lost
-    /// [default: $XDG_STATE_HOME/tine, else ~/.local/state/tine]
+    /// [default: one for each --listen in $XDG_STATE_HOME/tine, else ~/.local/state/tine]
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Append who did what to this file, one JSON object a line; also in the log, as target audit
@@ -80,9 +81,10 @@ impl Serve {
         let token_file = token_file
             .or_else(default_token_file)
             .context("there is no home directory for a token; name a file with --token-file")?;
-        let state = self.state.or_else(default_state);
-        let state = state
-            .context("there is no home directory for records; name a directory with --state")?;
+        let state = self.state.clone().or_else(|| self.usual_state());
+        if state.is_none() {
+            tracing::warn!("no records are kept, nor snapshots: --state names a place for them");
+        }
         let mut limits = Limits::for_host(memory("MemAvailable")?);
         limits.sandbox_ram_bytes = memory("MemTotal")?;
         limits.overcommit = self.overcommit;
@@ -98,7 +100,7 @@ impl Serve {
                 Some(images) => Some(images),
                 None => tine_images::Store::default_path().ok(),
             },
-            state: Some(state),
+            state,
             audit_log: self.audit_log,
             drain: Duration::from_secs(self.drain.into()),
             limits,
@@ -139,6 +141,19 @@ impl Serve {
             }
             Ok(ExitCode::SUCCESS)
         })
+    }
+
+    /// Where the state of a daemon that listens there is: each has its own. None for one whose
+    /// port is not known before, as no later daemon could tell that it follows it.
+    fn usual_state(&self) -> Option<PathBuf> {
+        if let Listen::Tcp(address) = &self.listen
+            && address.port() == 0
+        {
+            return None;
+        }
+        let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+        let name: String = self.listen.to_string().chars().map(letter).collect();
+        Some(default_state()?.join(name))
     }
 
     fn start_log(&self) -> Result<()> {

@@ -20,9 +20,12 @@ pub struct Snapshot {
     /// Name to spawn from it by
     #[arg(long)]
     name: Option<String>,
-    /// Record the pages that the sandbox has written, to be copied ahead in its clones
+    /// Record the pages that the sandbox has used, to be copied ahead in its clones
     #[arg(long)]
     hot_set: bool,
+    /// Write it to a file, too, in the background: it then outlives the daemon
+    #[arg(long)]
+    keep: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -37,6 +40,9 @@ impl Snapshot {
         }
         if self.hot_set {
             body.insert("hot_set".to_owned(), json!(true));
+        }
+        if self.keep {
+            body.insert("keep".to_owned(), json!(true));
         }
         let spinner = Spinner::start("taking the snapshot");
         let path = format!("/v1/sandboxes/{}/snapshot", segment(&id));

@@ -111,6 +111,10 @@ impl Registry {
             return Err(stopping());
         }
         self.limits.admit(self.taken(&contents) + contents.promised, room)?;
+        if memory == Memory::Eager {
+            // What is copied is there at once, whatever was admitted on the word of a ratio.
+            fits(bytes.saturating_mul(u64::from(count)))?;
+        }
         contents.promised += room;
         Ok(Promise { registry: self, room })
     }
@@ -120,6 +124,22 @@ impl Registry {
         let each =
             contents.sandboxes.values().map(|one| self.limits.room(1, one.ram_bytes, one.memory));
         each.fold(Room::default(), Add::add)
+    }
+}
+
+/// Whether the host has `bytes` of memory now.
+fn fits(bytes: u64) -> Result<(), Problem> {
+    let text = std::fs::read_to_string("/proc/meminfo")
+        .map_err(|error| Problem::internal(format!("/proc/meminfo can't be read: {error}")))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    match kib {
+        Some(kib) if bytes > kib << 10 => Err(Problem::unavailable(format!(
+            "an eager copy of {} MiB does not fit into the {} MiB that the host has available",
+            bytes >> 20,
+            kib >> 10
+        ))),
+        _ => Ok(()),
     }
 }
 

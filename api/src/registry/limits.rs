@@ -27,6 +27,10 @@ pub struct Limits {
     pub queue: usize,
 }
 
+/// How many times over guest RAM is admitted unless the operator says otherwise: clones were seen
+/// to write a few percent of theirs.
+pub const OVERCOMMIT: f64 = 16.0;
+
 impl Limits {
     /// For a host with `memory_bytes` of memory to give.
     pub fn for_host(memory_bytes: u64) -> Self {
@@ -34,7 +38,7 @@ impl Limits {
             sandboxes: 2000,
             snapshots: 1000,
             ram_bytes: memory_bytes,
-            overcommit: 1.0,
+            overcommit: OVERCOMMIT,
             sandbox_ram_bytes: memory_bytes,
             body_bytes: 64 << 10,
             operations: 64,

@@ -319,10 +319,11 @@ fn all<T: DeserializeOwned>(
 }
 
 impl Registry {
-    /// The same, which keeps `records` of its sandboxes.
+    /// The same, which keeps `records` of what it has, and files of snapshots, in `state`.
     #[must_use]
-    pub fn with_records(mut self, records: Records) -> Self {
-        self.records = Some(records);
+    pub fn with_records(mut self, records: Records, state: &Path) -> Self {
+        self.records = Some(Arc::new(records));
+        self.state = Some(state.to_path_buf());
         self
     }
 
@@ -342,7 +343,7 @@ impl Registry {
 
     /// Waits until the records are on disk.
     pub fn flush(&self) -> Result<(), RecordsError> {
-        self.records.as_ref().map_or(Ok(()), Records::flush)
+        self.records.as_deref().map_or(Ok(()), Records::flush)
     }
 }
 

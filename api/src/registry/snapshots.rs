@@ -1,47 +1,84 @@
 //! Snapshots: taken, named, found, forgotten.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::id::new_id;
-use super::{Contents, Registry};
+use super::kept::Keeping;
+use super::{Contents, Registry, SnapshotRecord};
 use crate::engine::Held;
 use crate::model::{SnapshotAnswer, SnapshotRequest};
 use crate::problem::Problem;
 use crate::time::rfc3339;
 
+/// What is known of a snapshot.
+#[derive(Debug)]
+pub(super) struct Details {
+    pub(super) name: Option<String>,
+    pub(super) sandbox: Option<String>,
+    pub(super) image: String,
+    /// How long the sandbox stood still for it, where that is known.
+    pub(super) pause: Option<Duration>,
+    pub(super) created_at: String,
+}
+
 /// A snapshot and what is known of it.
 #[derive(Debug)]
 pub(super) struct Stored {
     number: u64,
-    name: Option<String>,
-    sandbox: String,
-    pub(super) image: String,
+    details: Details,
     pub(super) snapshot: Held,
-    pause: Duration,
-    created: SystemTime,
+    pub(super) keeping: Keeping,
 }
 
 impl Stored {
     fn describe(&self, id: &str) -> SnapshotAnswer {
         let about = self.snapshot.about();
+        let Details { name, sandbox, image, pause, created_at } = &self.details;
+        let (saved, progress, reason) = self.keeping.describe();
         SnapshotAnswer {
             id: id.to_owned(),
-            name: self.name.clone(),
-            sandbox: Some(self.sandbox.clone()),
-            image: self.image.clone(),
+            name: name.clone(),
+            sandbox: sandbox.clone(),
+            image: image.clone(),
             vcpus: about.vcpus,
             memory_mib: about.ram_bytes >> 20,
             delta_bytes: about.delta_bytes,
             hot_set_pages: self.snapshot.hot_pages().unwrap_or(0),
-            pause_us: self.pause.as_nanos() as f64 / 1000.0,
-            created_at: rfc3339(self.created),
+            pause_us: pause.map(|pause| pause.as_nanos() as f64 / 1000.0),
+            created_at: created_at.clone(),
+            saved,
+            progress,
+            reason,
+        }
+    }
+
+    /// The image that it goes back to.
+    pub(super) fn image(&self) -> &str {
+        &self.details.image
+    }
+
+    /// The record of its file at `path`.
+    pub(super) fn record(&self, id: &str, path: PathBuf) -> SnapshotRecord {
+        let about = self.snapshot.about();
+        let Details { name, sandbox, image, created_at, .. } = &self.details;
+        SnapshotRecord {
+            id: id.to_owned(),
+            name: name.clone(),
+            path,
+            image: image.clone(),
+            sandbox: sandbox.clone(),
+            vcpus: about.vcpus,
+            memory_mib: about.ram_bytes >> 20,
+            created_at: created_at.clone(),
         }
     }
 }
 
 impl Registry {
-    /// Takes a snapshot of sandbox `id`, which goes on.
+    /// Takes a snapshot of sandbox `id`, which goes on. When it is to be kept, its file is written
+    /// in the background.
     pub fn take_snapshot(
         &self,
         id: &str,
@@ -50,30 +87,49 @@ impl Registry {
         request.check()?;
         let sandbox = self.find(id)?;
         self.name_is_free(&self.contents(), request.name.as_deref())?;
+        let snapshot_id = new_id()?;
+        let path = match request.keep {
+            true => Some(self.kept_path(&snapshot_id)?),
+            false => None,
+        };
         let hot_set = match request.hot_set {
             true => Some(sandbox.vm.hot_set()?),
             false => None,
         };
-        let (snapshot, pause) = self.engine.snapshot(&sandbox.vm)?;
+        let (mut frozen, pause) = self.engine.freeze(&sandbox.vm)?;
+        let snapshot = frozen.snapshot()?;
         if let Some(hot_set) = hot_set {
             snapshot.set_hot_set(&hot_set)?;
         }
         self.metrics.paused(pause);
-        let snapshot_id = new_id()?;
-        let mut contents = self.contents();
-        self.name_is_free(&contents, request.name.as_deref())?;
-        contents.made += 1;
-        let stored = Arc::new(Stored {
-            number: contents.made,
+        let details = Details {
             name: request.name.clone(),
-            sandbox: id.to_owned(),
+            sandbox: Some(id.to_owned()),
             image: sandbox.image.clone(),
-            snapshot,
-            pause,
-            created: SystemTime::now(),
-        });
-        contents.snapshots.insert(snapshot_id.clone(), Arc::clone(&stored));
+            pause: Some(pause),
+            created_at: rfc3339(SystemTime::now()),
+        };
+        let stored = self.store(snapshot_id.clone(), details, snapshot, Keeping::default())?;
+        if let Some(path) = path {
+            self.keep(snapshot_id.clone(), Arc::clone(&stored), frozen, path)?;
+        }
         Ok(stored.describe(&snapshot_id))
+    }
+
+    /// Puts a snapshot into the registry, if its name is free.
+    pub(super) fn store(
+        &self,
+        id: String,
+        details: Details,
+        snapshot: Held,
+        keeping: Keeping,
+    ) -> Result<Arc<Stored>, Problem> {
+        let mut contents = self.contents();
+        self.name_is_free(&contents, details.name.as_deref())?;
+        contents.made += 1;
+        let stored = Arc::new(Stored { number: contents.made, details, snapshot, keeping });
+        contents.snapshots.insert(id, Arc::clone(&stored));
+        Ok(stored)
     }
 
     fn name_is_free(&self, contents: &Contents, name: Option<&str>) -> Result<(), Problem> {
@@ -81,7 +137,7 @@ impl Registry {
             let most = self.limits.snapshots;
             return Err(Problem::unavailable(format!("{most} snapshots are kept; remove some")));
         }
-        let taken = |stored: &Arc<Stored>| stored.name.as_deref() == name;
+        let taken = |stored: &Arc<Stored>| stored.details.name.as_deref() == name;
         match name {
             Some(name) if contents.snapshots.values().any(taken) => {
                 Err(Problem::conflict(format!("a snapshot is named {name:?} already")).at("name"))
@@ -92,7 +148,8 @@ impl Registry {
 
     pub(super) fn find_snapshot(&self, name: &str) -> Result<(String, Arc<Stored>), Problem> {
         let contents = self.contents();
-        let by_name = |(_, stored): &(&String, &Arc<Stored>)| stored.name.as_deref() == Some(name);
+        let by_name =
+            |(_, stored): &(&String, &Arc<Stored>)| stored.details.name.as_deref() == Some(name);
         let found = contents
             .snapshots
             .get_key_value(name)
@@ -118,10 +175,16 @@ impl Registry {
         all.into_iter().map(|(_, snapshot)| snapshot).collect()
     }
 
-    /// Forgets a snapshot. Sandboxes spawned from it keep what they share.
+    /// Forgets a snapshot, and removes its file, or stops writing it. Sandboxes spawned from it
+    /// keep what they share.
     pub fn remove_snapshot(&self, name: &str) -> Result<(), Problem> {
         let (id, _) = self.find_snapshot(name)?;
         let removed = self.contents().snapshots.remove(&id);
-        removed.map(drop).ok_or_else(|| Problem::missing("snapshot", name))
+        let removed = removed.ok_or_else(|| Problem::missing("snapshot", name))?;
+        if let Some(records) = &self.records {
+            records.forget_snapshot(&id);
+        }
+        removed.keeping.give_up();
+        Ok(())
     }
 }

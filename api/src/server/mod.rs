@@ -279,12 +279,19 @@ impl Server {
             let opened = Records::open(state).inspect_err(|_| listener.leave());
             let records;
             (records, lost) = opened?;
-            registry = registry.with_records(records);
+            registry = registry.with_records(records, state);
         }
         for Lost { id, image, parent, labels, created_at, .. } in &lost {
             tracing::warn!(id, image, ?labels, created_at, "lost with the daemon before this one");
             audit.write(&Entry { parent: parent.clone(), ..Entry::new(Event::Lost).of(id) });
         }
+        // Each is read by a cell, which this thread need not wait for here.
+        let registry = tokio::task::spawn_blocking(move || {
+            registry.reopen();
+            registry
+        });
+        let registry =
+            registry.await.map_err(|error| ServeError::Serve(io::Error::other(error)))?;
         let app = App {
             token,
             answers: idempotency::Answers::default(),

@@ -66,6 +66,11 @@ impl Hearer {
         self.process.inner_pid
     }
 
+    /// Whether its process has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        self.process.wait_gone(Duration::ZERO)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,7 +14,7 @@ mod switchboard;
 pub use cell::{Cell, ConsoleOutput};
 pub use cgroup::{CellLimits, CgroupError, Cgroups};
 pub use line::Line;
-pub use nursery::{Booted, Fill, Nursery, NurseryConfig, Origin, SpawnWish};
+pub use nursery::{Booted, Fill, FrozenCell, Nursery, NurseryConfig, Origin, SpawnWish};
 pub use snapshot::CellSnapshot;
 pub use switchboard::Switchboard;
 

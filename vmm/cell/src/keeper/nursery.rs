@@ -234,7 +234,7 @@ impl Nursery {
         parent: &Cell,
         children: Vec<(SpawnWish, ConsoleOutput)>,
     ) -> Result<(Vec<Result<Cell, Fault>>, Duration), Fault> {
-        let (mut first, pause) = self.freeze(parent)?;
+        let (FrozenCell(mut first), pause) = self.freeze(parent)?;
         let siblings = self.split(&mut first, children.len().saturating_sub(1));
         let lines = std::iter::once(Ok(first)).chain(siblings);
         // All are asked before the first is waited for: they start side by side.
@@ -261,13 +261,13 @@ impl Nursery {
         Ok((cells, pause))
     }
 
-    /// A process that holds what `parent` is now, and how long that stood still.
-    fn freeze(&self, parent: &Cell) -> Result<(Line, Duration), Fault> {
+    /// A process that holds what `parent`, which goes on, is now; and how long that stood still.
+    pub fn freeze(&self, parent: &Cell) -> Result<(FrozenCell, Duration), Fault> {
         let (expected, end) = Expected::pair()?;
         let (answer, _) = parent.call(Request::Freeze, &[end.as_fd()])?;
         drop(end);
         match answer {
-            Answer::Frozen { pause } => Ok((expected.greet()?, pause)),
+            Answer::Frozen { pause } => Ok((FrozenCell(expected.greet()?), pause)),
             other => Err(parent.nonsense(&other)),
         }
     }
@@ -284,29 +284,6 @@ impl Nursery {
             siblings.extend(made);
         }
         siblings
-    }
-
-    /// A snapshot of `cell`, which goes on, in memory; and how long it stood still.
-    pub fn snapshot(&self, cell: &Cell) -> Result<(CellSnapshot, Duration), Fault> {
-        let (mut frozen, pause) = self.freeze(cell)?;
-        frozen.give_pagemap()?;
-        Ok((snapshot_of(frozen.call(Request::Export, &[], STEP_LIMIT)?)?.0, pause))
-    }
-
-    /// Writes a snapshot of `cell`, which goes on meanwhile, into `file`; `progress` is told how
-    /// many bytes are written, of how many, and says whether to go on. Returns how long it stood
-    /// still.
-    pub fn save(
-        &self,
-        cell: &Cell,
-        file: &File,
-        progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Duration, Fault> {
-        let (mut frozen, pause) = self.freeze(cell)?;
-        frozen.give_pagemap()?;
-        frozen.ask(Request::Save, &[file.as_fd()])?;
-        frozen.answer_while(STEP_LIMIT, progress)?;
-        Ok(pause)
     }
 
     /// Boots a machine in a cell of its own, by `request` with `files`, within `limit`.
@@ -374,9 +351,31 @@ impl Booted {
         let (expected, end) = Expected::pair()?;
         self.0.call(Request::Freeze, &[end.as_fd()], STEP_LIMIT)?;
         drop(end);
-        let mut frozen = expected.greet()?;
-        frozen.give_pagemap()?;
-        frozen.call(Request::Save, &[file.as_fd()], STEP_LIMIT).map(drop)
+        FrozenCell(expected.greet()?).save(file, &mut |_, _| true)
+    }
+}
+
+/// A process that holds what a machine was at one moment. It is gone with this.
+#[derive(Debug)]
+pub struct FrozenCell(Line);
+
+impl FrozenCell {
+    /// A snapshot of it, in memory.
+    pub fn snapshot(&mut self) -> Result<CellSnapshot, Fault> {
+        self.0.give_pagemap()?;
+        Ok(snapshot_of(self.0.call(Request::Export, &[], STEP_LIMIT)?)?.0)
+    }
+
+    /// Writes a snapshot file into `file`, which is empty. `progress` is told how many bytes are
+    /// written, of how many, and says whether to go on.
+    pub fn save(
+        &mut self,
+        file: &File,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<(), Fault> {
+        self.0.give_pagemap()?;
+        self.0.ask(Request::Save, &[file.as_fd()])?;
+        self.0.answer_while(STEP_LIMIT, progress).map(drop)
     }
 }
 

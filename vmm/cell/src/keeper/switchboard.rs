@@ -28,9 +28,8 @@ pub struct Switchboard {
 struct Shared {
     epoll: std::os::fd::OwnedFd,
     hearers: Mutex<HashMap<u64, Weak<Hearer>>>,
-    /// How processes ended whose cell is not attached, by the warden's number: it may be
-    /// attached later.
-    ended: Mutex<HashMap<u32, String>>,
+    /// The same by the warden's numbers of their processes.
+    by_pid: Mutex<HashMap<u32, Weak<Hearer>>>,
     next: AtomicU64,
     warden: Arc<Warden>,
 }
@@ -43,7 +42,7 @@ impl Switchboard {
         let shared = Arc::new(Shared {
             epoll,
             hearers: Mutex::default(),
-            ended: Mutex::default(),
+            by_pid: Mutex::default(),
             next: AtomicU64::new(WARDEN + 1),
             warden,
         });
@@ -60,8 +59,10 @@ impl Switchboard {
         shared.hearers().insert(token, Arc::downgrade(hearer));
         let data = EventData::new_u64(token);
         epoll::add(&shared.epoll, hearer.channel(), data, EventFlags::IN)?;
-        if let Some(how) = shared.ended().remove(&hearer.inner_pid()) {
-            hearer.ended(&how);
+        shared.by_pid().insert(hearer.inner_pid(), Arc::downgrade(hearer));
+        // What the warden has told before nobody has heard.
+        if hearer.is_gone() {
+            hearer.ended("it ended as soon as it had started");
         }
         Ok(())
     }
@@ -83,8 +84,8 @@ impl Shared {
         self.hearers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ended(&self) -> MutexGuard<'_, HashMap<u32, String>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    fn by_pid(&self) -> MutexGuard<'_, HashMap<u32, Weak<Hearer>>> {
+        self.by_pid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self) {
@@ -148,13 +149,9 @@ impl Shared {
     }
 
     fn tell_end(&self, inner_pid: u32, how: &str) {
-        let own = |hearer: &Arc<Hearer>| hearer.inner_pid() == inner_pid;
-        let hearer = self.hearers().values().filter_map(Weak::upgrade).find(own);
-        match hearer {
-            Some(hearer) => hearer.ended(how),
-            None => {
-                self.ended().insert(inner_pid, how.to_owned());
-            }
+        let hearer = self.by_pid().remove(&inner_pid);
+        if let Some(hearer) = hearer.as_ref().and_then(Weak::upgrade) {
+            hearer.ended(how);
         }
     }
 }
