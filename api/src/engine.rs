@@ -195,7 +195,7 @@ impl Engine {
                 let spawn = |child: CloneWish| {
                     let (wish, console) = child.for_cell();
                     let (cell, _) = nursery.spawn(&snapshot, wish, console)?;
-                    Ok(Vm::Cell(cell.after_pause(pause)))
+                    Ok(Vm::Cell(cell.after_pause(pause.total)))
                 };
                 Ok(children.into_iter().map(spawn).collect())
             }
@@ -220,7 +220,7 @@ impl Engine {
         match (self, vm) {
             (Self::Cells(nursery), Vm::Cell(cell)) => {
                 let (frozen, pause) = nursery.freeze(cell)?;
-                Ok((FrozenVm::Cell(frozen), pause))
+                Ok((FrozenVm::Cell(frozen), pause.total))
             }
             (Self::InProcess(_), Vm::Here(machine)) => {
                 let (snapshot, pause) = machine.snapshot()?;

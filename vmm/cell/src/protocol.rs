@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tine_abi::command::{COMMAND_WORDS, REPLY_WORDS};
+use tine_vmm::fork::Pause;
 use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::{ImageKind, Ledger};
 use tine_vmm::{Ladder, Status};
@@ -206,7 +207,7 @@ pub enum Answer {
     /// The machine stood still for so long, and a process with it as it was has been made.
     Frozen {
         /// How long it stood still.
-        pause: Duration,
+        pause: Pause,
     },
     /// A snapshot: its files.
     Snapshot {

@@ -10,6 +10,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::Ladder;
 use super::spawn::{StartOptions, assemble, shell_for, start, vcpu_count};
 use crate::devices::ConsoleSink;
@@ -26,6 +28,19 @@ pub struct Frozen {
     state: Arc<MachineState>,
 }
 
+/// How long a machine stood still, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Until its vCPUs were parked.
+    pub park: Duration,
+    /// Reading its state.
+    pub capture: Duration,
+    /// What was done meanwhile: the fork of the process.
+    pub fork: Duration,
+    /// In all, until it might go on.
+    pub total: Duration,
+}
+
 impl Machine {
     /// Parks the machine, gives `work` what it is, and lets it go on. Returns what `work`
     /// returned, and how long the machine stood still.
@@ -35,13 +50,17 @@ impl Machine {
     pub fn freeze_while<T>(
         &self,
         work: impl FnOnce(Frozen) -> T,
-    ) -> Result<(T, Duration), MachineError> {
+    ) -> Result<(T, Pause), MachineError> {
         let parked = self.park()?;
+        let park = parked.since();
         let is_first = self.freeze(&parked)?;
         let state = Arc::new(parked.capture()?);
         let ram = self.ram().clone();
+        let captured = parked.since();
         let result = work(Frozen { ram, state });
-        let pause = parked.release();
+        let forked = parked.since();
+        let total = parked.release();
+        let pause = Pause { park, capture: captured - park, fork: forked - captured, total };
         if is_first {
             self.ram().collapse_image()?;
         }
@@ -66,7 +85,7 @@ impl Frozen {
         let begun = Instant::now();
         let machine = assemble(host, shell, ram, &state, None, console, ladder)?;
         machine.amend_ladder(|ladder| ladder.restore = begun.elapsed());
-        start(machine, &state, options)
+        start(machine, &state, false, options)
     }
 
     /// A snapshot of it: the pages that were the machine's own are copied into a layer.

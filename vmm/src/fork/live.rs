@@ -95,7 +95,7 @@ impl Machine {
         ladder.dirty_pages = dirty.pages();
         let SpawnOptions { clock, console, requested, identity, wait, .. } = child;
         let machine = assemble(self.host(), shell, ram, &state, None, console, ladder)?;
-        start(machine, &state, StartOptions { clock, requested, identity, wait })
+        start(machine, &state, false, StartOptions { clock, requested, identity, wait })
     }
 
     /// Makes the image of a machine that booted immutable, when it is first forked.

@@ -11,6 +11,6 @@ mod ladder;
 pub(crate) mod live;
 pub(crate) mod spawn;
 
-pub use frozen::Frozen;
+pub use frozen::{Frozen, Pause};
 pub use ladder::Ladder;
 pub use spawn::{Prepared, StartOptions};

@@ -33,6 +33,8 @@ impl Machine {
 pub struct Prepared {
     machine: Machine,
     origin: Snapshot,
+    /// Whether it has all of its state, in which only time goes on.
+    restored: bool,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -81,13 +83,13 @@ impl Prepared {
         let begun = Instant::now();
         let machine = assemble(host, shell, ram, state, Some(snapshot.clone()), console, ladder)?;
         machine.amend_ladder(|ladder| ladder.restore = begun.elapsed());
-        Ok(Self { machine, origin: snapshot.clone() })
+        Ok(Self { machine, origin: snapshot.clone(), restored: false })
     }
 
     /// Has the guest take its first steps and undoes them, so that the tables that KVM keeps
     /// for it are there when it starts. Only a guest that waits for commands can be asked to:
     /// its steps are few, and nobody sees them. Whether it was.
-    pub fn dry_run(&self) -> Result<bool, MachineError> {
+    pub fn dry_run(&mut self) -> Result<bool, MachineError> {
         let machine = &self.machine;
         let state = &self.origin.state;
         let cow = machine.ram().backing() == crate::memory::ram::Backing::CopyOnWrite;
@@ -97,6 +99,8 @@ impl Prepared {
         machine.restore(state, ClockPolicy::Continue)?;
         machine.walk_once(DRY_RUN_LIMIT)?;
         machine.ram().undo_writes()?;
+        machine.restore(state, ClockPolicy::Continue)?;
+        self.restored = !state.vcpus.iter().any(|vcpu| vcpu.state.has_timer());
         Ok(true)
     }
 
@@ -104,6 +108,12 @@ impl Prepared {
     /// tell them: for its [hot set](Machine::hot_set).
     pub fn watch(&self) {
         self.machine.ram_mut().watch();
+    }
+
+    /// Divides its memory into pieces that the kernel keeps apart: what a fork of the process costs
+    /// then follows the pieces in which the guest has written, not all that it has touched.
+    pub fn divide_memory(&self) -> Result<(), MachineError> {
+        Ok(self.machine.ram().mapping().divide()?)
     }
 
     /// Forgets how long its making took: it was made before anybody asked.
@@ -117,19 +127,24 @@ impl Prepared {
     /// Starts it, and waits for its first instruction.
     pub fn start(self, options: StartOptions) -> Result<Machine, MachineError> {
         let state = &self.origin.state;
-        start(self.machine, state, options)
+        start(self.machine, state, self.restored, options)
     }
 }
 
-/// Gives `machine` its state, lets it run, and waits until it has shown itself.
+/// Gives `machine` its state, but for what was `restored` already, lets it run, and waits until
+/// it has shown itself.
 pub(super) fn start(
     machine: Machine,
     state: &MachineState,
+    restored: bool,
     options: StartOptions,
 ) -> Result<Machine, MachineError> {
     let StartOptions { clock, requested, identity, wait } = options;
     let begun = Instant::now();
-    machine.restore(state, clock)?;
+    match restored {
+        true => machine.restore_time(state, clock)?,
+        false => machine.restore(state, clock)?,
+    }
     let done = Instant::now();
     machine.amend_ladder(|ladder| {
         // What it was not made for since it was asked for, it waited.

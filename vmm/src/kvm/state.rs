@@ -84,6 +84,24 @@ impl VcpuState {
     }
 }
 
+impl VcpuState {
+    /// Whether the local APIC's timer runs: it does so, too, while a vCPU waits to be started.
+    pub fn has_timer(&self) -> bool {
+        /// The timer's initial count (SDM 3A, table 12-1).
+        const INITIAL_COUNT: usize = 0x380;
+        let count = &self.lapic.regs[INITIAL_COUNT..INITIAL_COUNT + 4];
+        let deadline = |msr: &kvm_msr_entry| msr.index == msr::TSC_DEADLINE && msr.data != 0;
+        count.iter().any(|&byte| byte != 0) || self.msrs.iter().any(deadline)
+    }
+
+    /// Sets back the time-stamp counter of vCPU `number`, which has the rest of the state and has
+    /// not run since.
+    pub fn restore_tsc(&self, vcpu: &VcpuFd, number: usize) -> Result<(), KvmError> {
+        let tsc: Vec<_> = self.msrs.iter().filter(|msr| msr.index == msr::TSC).copied().collect();
+        msr::set(vcpu, number, &tsc)
+    }
+}
+
 fn realtime_ns() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
@@ -154,6 +172,11 @@ impl VmState {
         if let Some(pit) = &self.pit {
             vm.set_pit2(pit).map_err(failed("KVM_SET_PIT2", ""))?;
         }
+        self.restore_clock(vm, policy)
+    }
+
+    /// Gives `vm` its clock alone.
+    pub fn restore_clock(&self, vm: &VmFd, policy: ClockPolicy) -> Result<(), KvmError> {
         let mut clock = self.clock;
         // The other flags are KVM's answers, and refused as questions.
         clock.flags &= match policy {

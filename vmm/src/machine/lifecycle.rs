@@ -33,6 +33,11 @@ pub(crate) struct Parked<'a> {
 }
 
 impl Parked<'_> {
+    /// Since when it has stood still.
+    pub(crate) fn since(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// Lets the machine go on. Returns how long it stood still.
     pub(crate) fn release(self) -> Duration {
         let since = self.since;
@@ -179,6 +184,19 @@ impl Machine {
             record.state.restore(&vcpu.fd(), vcpu.index())?;
         }
         Ok(self.board.go_on(&state.board)?)
+    }
+
+    /// Sets back the time of a machine that has the rest of a saved state, and has not run since.
+    pub(crate) fn restore_time(
+        &self,
+        state: &MachineState,
+        clock: ClockPolicy,
+    ) -> Result<(), MachineError> {
+        state.vm.restore_clock(&self.vm, state.clock(clock))?;
+        for (vcpu, record) in self.vcpus.iter().zip(&state.vcpus) {
+            record.state.restore_tsc(&vcpu.fd(), vcpu.index())?;
+        }
+        Ok(())
     }
 
     /// The memory account. Exact only while the guest stands still or waits.

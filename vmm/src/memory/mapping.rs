@@ -24,6 +24,14 @@ pub const POPULATE_WRITE: Advice = Advice(libc::MADV_POPULATE_WRITE, "MADV_POPUL
 /// Map pages for reading.
 pub const POPULATE_READ: Advice = Advice(libc::MADV_POPULATE_READ, "MADV_POPULATE_READ");
 
+/// Leave out of core dumps.
+const KEEP_FROM_DUMPS: Advice = Advice(libc::MADV_DONTDUMP, "MADV_DONTDUMP");
+
+/// Size of the pieces into which memory is divided, bytes.
+const PIECE: usize = 64 << 20;
+/// Most pieces: each counts against `vm.max_map_count`.
+const PIECES: usize = 1024;
+
 /// What a private mapping sets aside for the copies that it may need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserve {
@@ -187,6 +195,18 @@ impl Mapping {
                 return Err(MemoryError::Advise { advice: advice.1, bytes, source });
             }
         }
+    }
+
+    /// Divides it into pieces that the kernel keeps in areas of their own. `fork(2)` copies the page
+    /// tables of an area only once the process has written to a page of it (Linux,
+    /// `vma_needs_copy`), so a large area that is mostly read costs as much as if it were written.
+    pub fn divide(&self) -> Result<(), MemoryError> {
+        let piece = PIECE.max((self.bytes / PIECES).next_multiple_of(HUGE_PAGE_SIZE));
+        for at in (piece..self.bytes).step_by(2 * piece) {
+            // Areas that differ in whether a core dump has them are not merged; none is made.
+            self.advise(at, piece.min(self.bytes - at), KEEP_FROM_DUMPS)?;
+        }
+        Ok(())
     }
 
     /// Copies `target.len()` bytes from `at`. A guest may write them meanwhile: they are then

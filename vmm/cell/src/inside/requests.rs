@@ -162,6 +162,7 @@ impl Cell {
         let memory = if eager { MemoryMode::Eager } else { MemoryMode::Cow };
         let console = Box::new(self.console.clone());
         let mut prepared = Prepared::new(&self.host, &snapshot, memory, hot_set, console)?;
+        prepared.divide_memory()?;
         if watch {
             prepared.watch();
         }

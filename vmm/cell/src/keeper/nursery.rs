@@ -14,6 +14,8 @@ use super::cell::ConsoleOutput;
 use super::cgroup::{CellLimits, Cgroups};
 use super::line::Expected;
 use super::{Cell, CellSnapshot, Line, Switchboard};
+use tine_vmm::fork::Pause;
+
 use crate::channel::Channel;
 use crate::confine::Confinement;
 use crate::fault::{Fault, Kind, with_causes};
@@ -233,7 +235,7 @@ impl Nursery {
         &self,
         parent: &Cell,
         children: Vec<(SpawnWish, ConsoleOutput)>,
-    ) -> Result<(Vec<Result<Cell, Fault>>, Duration), Fault> {
+    ) -> Result<(Vec<Result<Cell, Fault>>, Pause), Fault> {
         let (FrozenCell(mut first), pause) = self.freeze(parent)?;
         let siblings = self.split(&mut first, children.len().saturating_sub(1));
         let lines = std::iter::once(Ok(first)).chain(siblings);
@@ -255,14 +257,14 @@ impl Nursery {
                 let (mut line, console) = asked?;
                 let started = started(line.answer(STEP_LIMIT, &mut |_, _| {})?.0)?;
                 let cell = Cell::attach(line, started, &self.switchboard, console)?;
-                Ok(cell.after_pause(pause))
+                Ok(cell.after_pause(pause.total))
             })
             .collect();
         Ok((cells, pause))
     }
 
     /// A process that holds what `parent`, which goes on, is now; and how long that stood still.
-    pub fn freeze(&self, parent: &Cell) -> Result<(FrozenCell, Duration), Fault> {
+    pub fn freeze(&self, parent: &Cell) -> Result<(FrozenCell, Pause), Fault> {
         let (expected, end) = Expected::pair()?;
         let (answer, _) = parent.call(Request::Freeze, &[end.as_fd()])?;
         drop(end);
