@@ -86,14 +86,12 @@ impl Hearer {
                     return false;
                 }
                 Err(error) => {
-                    self.process.kill();
-                    self.give_up(&format!("its cell was killed: {error}"));
+                    self.lost(&format!("its cell was killed: {error}"));
                     return false;
                 }
             };
             if let Err(reason) = self.take(packet.message, packet.files) {
-                self.process.kill();
-                self.give_up(&reason);
+                self.lost(&reason);
                 return false;
             }
         }
@@ -134,6 +132,12 @@ impl Hearer {
         if matches!(known.status, Status::Running | Status::Paused) {
             known.status = Status::Failed(reason.to_owned());
         }
+    }
+
+    /// Nobody hears the cell any more: it is killed.
+    pub(super) fn lost(&self, reason: &str) {
+        self.process.kill();
+        self.give_up(reason);
     }
 
     /// The process has ended, as the warden saw.
@@ -265,8 +269,7 @@ impl Cell {
             Err(RecvTimeoutError::Disconnected) => Err(self.fault_when_gone()),
             Err(RecvTimeoutError::Timeout) => {
                 let text = format!("its cell did not answer within {limit:?}, and was killed");
-                self.hearer.process.kill();
-                self.hearer.give_up(&text);
+                self.hearer.lost(&text);
                 Err(Fault::new(Kind::Timeout, text))
             }
         }
@@ -408,8 +411,7 @@ impl Cell {
     /// A cell that answers with something else than was asked for is killed.
     pub(super) fn nonsense(&self, answer: &Answer) -> Fault {
         let text = format!("its cell was killed: it answered with {answer:.40?}");
-        self.hearer.process.kill();
-        self.hearer.give_up(&text);
+        self.hearer.lost(&text);
         Fault::new(Kind::Gone, text)
     }
 
