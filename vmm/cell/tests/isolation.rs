@@ -5,12 +5,13 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::thread;
 
 use common::*;
 use tine_abi::command::{Command, Op};
 use tine_abi::pattern::Selection;
-use tine_cell::{CellSnapshot, Nursery};
+use tine_cell::Nursery;
 use tine_vmm::Status;
 
 fn first(nursery: &Nursery, mib: u64, vcpus: u8) -> Tracked {
@@ -63,7 +64,7 @@ fn forty_generations_each_outlive_their_parent() {
     }
     wait_for_only(warden, &[&youngest.cell]);
     // And it is as good as the first: it can be snapshotted and cloned.
-    let snapshot = nursery.snapshot(&youngest.cell).unwrap().0.into();
+    let snapshot = Arc::new(snapshot(&nursery, &youngest.cell).unwrap());
     let mut clone = Tracked { cell: spawn(&nursery, &snapshot), memory: youngest.memory.clone() };
     clone.write(100, 9000);
     clone.check("a clone of the last");
@@ -146,7 +147,7 @@ fn children_of_a_paused_parent_run_and_it_stays_paused() {
         child.write(200, 10 + number as u64);
     }
     check_all(&children);
-    let snapshot = nursery.snapshot(&parent.cell).unwrap().0.into();
+    let snapshot = Arc::new(snapshot(&nursery, &parent.cell).unwrap());
     assert_eq!(parent.cell.status(), Status::Paused, "neither fork nor snapshot lets it go on");
     let clone = Tracked { cell: spawn(&nursery, &snapshot), memory: parent.memory.clone() };
     clone.check("a clone of the paused");
@@ -184,8 +185,7 @@ fn forks_between_resets_pauses_snapshots_and_the_kill_are_whole() {
             for round in 0..ROUNDS {
                 parent.cell.pause().unwrap();
                 parent.cell.resume().unwrap();
-                let snapshot: CellSnapshot = nursery.snapshot(&parent.cell).unwrap().0;
-                drop(snapshot);
+                drop(snapshot(nursery, &parent.cell).unwrap());
                 if round == ROUNDS / 2 {
                     parent.cell.reset().unwrap();
                 }

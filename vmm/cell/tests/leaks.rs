@@ -44,23 +44,23 @@ fn held(warden: u32, directory: &tempfile::TempDir) -> Held {
 
 fn round(
     nursery: &Nursery,
-    snapshot: &Arc<CellSnapshot>,
+    clean_one: &Arc<CellSnapshot>,
     directory: &tempfile::TempDir,
     number: u64,
 ) {
-    let mut parent = Tracked::new(spawn(nursery, snapshot));
+    let mut parent = Tracked::new(spawn(nursery, clean_one));
     let clean = parent.memory.clone();
     parent.write(20, number);
-    let children = parent.fork(nursery, 1 + (number % 3) as usize);
-    let later = Arc::new(nursery.snapshot(&parent.cell).unwrap().0);
+    let children = parent.fork(nursery, if number % 4 == 0 { 3 } else { 1 });
+    let later = Arc::new(snapshot(nursery, &parent.cell).unwrap());
     let path = directory.path().join("saved");
     let file = fs::File::create_new(&path).unwrap();
-    nursery.save(&children[0].cell, &file, &mut |_, _| true).unwrap();
+    save(nursery, &children[0].cell, &file).unwrap();
     let file = fs::File::open(&path).unwrap();
     let read = Arc::new(nursery.open(&file, &path, &[]).unwrap());
     fs::remove_file(path).unwrap();
     parent.cell.reset().unwrap();
-    if number % 20 == 0 {
+    if number % 50 == 0 {
         let reset = Tracked { cell: parent.cell, memory: clean };
         reset.check("the parent, reset");
         for snapshot in [&later, &read] {

@@ -171,14 +171,14 @@ impl World<'_> {
             Operation::Check { sandbox, range } => self.check(sandbox, range),
             Operation::Snapshot(which) => {
                 let Some(sandbox) = self.pick(which) else { return };
-                let snapshot = nursery.snapshot(&sandbox.cell).unwrap().0;
+                let snapshot = snapshot(nursery, &sandbox.cell).unwrap();
                 let seeds = sandbox.seeds.clone();
                 self.keep(snapshot, seeds);
             }
             Operation::SaveAndOpen(which) => {
                 let Some(sandbox) = self.pick(which) else { return };
                 let file = tempfile::tempfile().unwrap();
-                nursery.save(&sandbox.cell, &file, &mut |_, _| true).unwrap();
+                save(nursery, &sandbox.cell, &file).unwrap();
                 let snapshot = nursery.open(&file, "saved".as_ref(), &[]).unwrap();
                 let seeds = sandbox.seeds.clone();
                 self.keep(snapshot, seeds);

@@ -54,12 +54,14 @@ pub fn wishes(count: usize) -> Vec<(SpawnWish, ConsoleOutput)> {
     (0..count).map(|_| (SpawnWish::new(start()), Box::new(|_: &[u8]| {}) as _)).collect()
 }
 
-/// A wish whose process is shown to `enter` before it starts.
-pub fn wish_with(
-    enter: impl FnOnce(u32) -> Result<(), Fault> + Send + 'static,
-) -> (SpawnWish, ConsoleOutput) {
-    let wish = SpawnWish { enter: Box::new(enter), ..SpawnWish::new(start()) };
-    (wish, Box::new(|_| {}))
+/// A snapshot of `cell`, which goes on, in memory.
+pub fn snapshot(nursery: &Nursery, cell: &Cell) -> Result<CellSnapshot, Fault> {
+    nursery.freeze(cell)?.0.snapshot()
+}
+
+/// Writes a snapshot of `cell`, which goes on, into `file`.
+pub fn save(nursery: &Nursery, cell: &Cell, file: &fs::File) -> Result<(), Fault> {
+    nursery.freeze(cell)?.0.save(file, &mut |_, _| true)
 }
 
 pub fn fork(nursery: &Nursery, parent: &Cell, count: usize) -> Vec<Cell> {
