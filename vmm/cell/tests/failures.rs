@@ -81,7 +81,7 @@ fn under_fire(
         let fire = || {
             let mut seen = vec![own];
             while !over.load(Ordering::Relaxed) {
-                let child = children_now(warden).into_iter().find(|pid| !seen.contains(pid));
+                let child = children_of(warden).into_iter().find(|pid| !seen.contains(pid));
                 let Some(child) = child else { continue };
                 seen.push(child);
                 let Some(process) = Process::look(child) else { continue };
@@ -117,15 +117,9 @@ fn under_fire(
     failed
 }
 
-/// The children of `pid`, without looking at every process.
-fn children_now(pid: u32) -> Vec<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-}
-
 #[test]
 fn a_frozen_child_killed_at_any_step_costs_its_parent_and_its_siblings_nothing() {
-    const ROUNDS: u32 = 36;
+    const ROUNDS: u32 = 24;
     let nursery = nursery(0);
     let mut parent = parent(&nursery, &template(&nursery, 16, 1));
     let pages = parent.memory.pages();
@@ -181,7 +175,7 @@ fn children_outlive_a_parent_that_is_killed_right_after_or_during_the_fork() {
         let forked = thread::scope(|scope| {
             scope.spawn(move || {
                 let process = Process::find(pid);
-                while children_now(warden).iter().all(|pid| before.contains(pid)) {
+                while children_of(warden).iter().all(|pid| before.contains(pid)) {
                     std::hint::spin_loop();
                 }
                 process.kill();

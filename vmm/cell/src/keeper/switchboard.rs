@@ -132,10 +132,10 @@ impl Shared {
         };
         if !goes_on {
             self.hearers().remove(&token);
-            if let Some(hearer) = hearer {
-                if let Err(error) = epoll::delete(&self.epoll, hearer.channel().as_fd()) {
-                    tracing::warn!(%error, "a cell can't be left");
-                }
+            if let Some(hearer) = hearer
+                && let Err(error) = epoll::delete(&self.epoll, hearer.channel().as_fd())
+            {
+                tracing::warn!(%error, "a cell can't be left");
             }
         }
     }

@@ -232,13 +232,10 @@ pub fn parent_of(pid: u32) -> Option<u32> {
     status_of(pid, "PPid")?.parse().ok()
 }
 
-/// The processes whose parent is `parent`, zombies included.
+/// The processes whose parent is `parent`, which has one thread; zombies included.
 pub fn children_of(parent: u32) -> BTreeSet<u32> {
-    let names = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let pids = names.filter_map(|name| name.parse().ok());
-    pids.filter(|&pid| parent_of(pid) == Some(parent)).collect()
+    let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// The warden of `cell`: the process whose children all cells are.
