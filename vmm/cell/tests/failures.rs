@@ -82,7 +82,10 @@ fn under_fire(
             let mut seen = vec![own];
             while !over.load(Ordering::Relaxed) {
                 let child = children_of(warden).into_iter().find(|pid| !seen.contains(pid));
-                let Some(child) = child else { continue };
+                let Some(child) = child else {
+                    thread::yield_now();
+                    continue;
+                };
                 seen.push(child);
                 let Some(process) = Process::look(child) else { continue };
                 if seen.len() as u32 != 2 + round % 3 {
@@ -136,9 +139,7 @@ fn a_frozen_child_killed_at_any_step_costs_its_parent_and_its_siblings_nothing()
     let snapshots =
         under_fire(&parent.cell, ROUNDS, |_| snapshot(&nursery, &parent.cell).map(drop));
     parent.check("the parent, after snapshots");
-    let saves = under_fire(&parent.cell, ROUNDS, |_| {
-        save(&nursery, &parent.cell, &tempfile::tempfile().unwrap())
-    });
+    let saves = under_fire(&parent.cell, ROUNDS, |_| save(&nursery, &parent.cell, &memory_file()));
     parent.check("the parent, after saves");
     println!("failed: {fork} forks, {snapshots} snapshots, {saves} saves, of {ROUNDS} each");
     assert!(fork > 0 && snapshots > 0 && saves > 0, "one kind was never hit");

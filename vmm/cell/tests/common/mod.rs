@@ -59,6 +59,11 @@ pub fn snapshot(nursery: &Nursery, cell: &Cell) -> Result<CellSnapshot, Fault> {
     nursery.freeze(cell)?.0.snapshot()
 }
 
+/// A file that is on no disk: what is written waits for none.
+pub fn memory_file() -> fs::File {
+    rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into()
+}
+
 /// Writes a snapshot of `cell`, which goes on, into `file`.
 pub fn save(nursery: &Nursery, cell: &Cell, file: &fs::File) -> Result<(), Fault> {
     nursery.freeze(cell)?.0.save(file, &mut |_, _| true)
