@@ -233,6 +233,7 @@ pub struct Started {
 
 /// What a cell says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it is soon gone")]
 pub enum Said {
     /// First of all: it is there.
     Hello {

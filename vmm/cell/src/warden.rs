@@ -296,7 +296,7 @@ fn serve(channel: &Channel, tools: &Tools) -> io::Result<()> {
         let _ = tools.ended.read();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get() as u32;
-            let report = Report::Ended(pid, status.as_raw() as i32);
+            let report = Report::Ended(pid, status.as_raw());
             channel.send(&report, &[]).map_err(io::Error::other)?;
         }
         loop {

@@ -1,3 +1,4 @@
+mod cells;
 mod chains;
 mod common;
 mod devices;

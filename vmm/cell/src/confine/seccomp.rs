@@ -177,8 +177,11 @@ impl Filter {
         rules.insert(libc::SYS_clone, each(0, &[THREAD_FLAGS, FORK_FLAGS as u64])?);
         rules.insert(libc::SYS_socketpair, each(0, &[libc::AF_UNIX as u64])?);
         rules.insert(libc::SYS_prctl, each(0, &[libc::PR_SET_NAME as u64])?);
-        // Reading the cell's own limits, not setting them.
-        rules.insert(libc::SYS_prlimit64, each(2, &[0])?);
+        // Reading the cell's own limits, not setting them. All of the pointer counts: a place
+        // in memory may have 32 bits of zeros, too.
+        let own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 0)?;
+        let no_new = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+        rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![own, no_new])?]);
         let kick = vmm_sys_util::signal::SIGRTMIN() as u64;
         rules.insert(libc::SYS_tgkill, each(2, &[kick])?);
         let filter = |rules, no, yes| -> Result<BpfProgram, seccompiler::BackendError> {

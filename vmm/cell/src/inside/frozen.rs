@@ -58,12 +58,12 @@ pub(super) fn export(cell: &Cell) -> Result<(Answer, Vec<OwnedFd>), Fault> {
 pub(super) fn save(cell: &Cell, files: Vec<OwnedFd>) -> Result<(Answer, Vec<OwnedFd>), Fault> {
     let file = files.into_iter().next().map(File::from);
     let file = file.ok_or_else(|| Fault::state("there is no file to write"))?;
-    let mut told = Instant::now();
+    let mut told: Option<Instant> = None;
     let saved = cell.frozen()?.save(&file, &mut |done, of| {
-        if told.elapsed() < PROGRESS_PERIOD {
+        if told.is_some_and(|told| told.elapsed() < PROGRESS_PERIOD) {
             return Ok(());
         }
-        told = Instant::now();
+        told = Some(Instant::now());
         cell.say(&Said::Progress { done, of }).map_err(io::Error::other)
     });
     saved.map_err(|error| Fault::of(Kind::Room, &error))?;

@@ -44,6 +44,7 @@ struct Waiting {
 }
 
 /// What came of a request.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and it is soon gone")]
 enum Outcome {
     /// This, and files with it.
     Now(Result<(Answer, Vec<OwnedFd>), Fault>),

@@ -41,9 +41,16 @@ impl Expected {
 
     /// Waits until the process says that it is there.
     pub(super) fn greet(self) -> Result<Line, Fault> {
+        self.greet_within(HELLO_LIMIT)
+    }
+
+    fn greet_within(self, limit: Duration) -> Result<Line, Fault> {
         let Self(channel) = self;
-        wait(&channel, Instant::now() + HELLO_LIMIT, HELLO_LIMIT)?;
+        wait(&channel, Instant::now() + limit, limit)?;
         let packet = channel.receive::<Said>().map_err(|error| gone(&error))?;
+        // Killed, whatever comes out, unless it is the line's.
+        let pid = packet.sender.ok_or_else(|| nonsense("without a sender"))?;
+        let process = Process::find(pid).map_err(|error| Fault::of(Kind::Gone, &error));
         match packet.message {
             Said::Hello { version: VERSION } => {}
             Said::Hello { version } => {
@@ -53,9 +60,7 @@ impl Expected {
             Said::Dying(reason) => return Err(Fault::new(Kind::Internal, reason)),
             _ => return Err(nonsense("before it has greeted")),
         }
-        let pid = packet.sender.ok_or_else(|| nonsense("without a sender"))?;
-        let process = Process::find(pid).map_err(|error| Fault::of(Kind::Gone, &error))?;
-        Ok(Line { channel, process, next: 0, aside: Vec::new(), leaf: None })
+        Ok(Line { channel, process: process?, next: 0, aside: Vec::new(), leaf: None })
     }
 }
 
@@ -201,5 +206,93 @@ fn answer(
             Said::Hello { .. } | Said::Answer { .. } => return Err(nonsense("out of turn")),
             said @ (Said::Console(_) | Said::State { .. }) => aside.push(said),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::peer::{Peer, hello, say_bytes};
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn answer_to(number: u64) -> Said {
+        Said::Answer { number, result: Ok(Answer::Done) }
+    }
+
+    /// What comes of a first request to a cell that does `script` after its greeting; it must
+    /// be dead as soon as the line is.
+    fn fault_of(limit: Duration, script: impl FnOnce(&Channel)) -> Fault {
+        let (mut line, peer) = Peer::greeted(script);
+        let fault = line.call(Request::Pause, &[], limit).unwrap_err();
+        drop(line);
+        peer.must_be_killed();
+        fault
+    }
+
+    #[test]
+    fn a_cell_that_speaks_nonsense_is_killed() {
+        let fault = fault_of(LONG, |channel| say_bytes(channel, &[0xff; 100]));
+        assert_eq!(fault.kind, Kind::Gone);
+        assert!(fault.text.contains("nonsense"), "{fault}");
+        let too_long = fault_of(LONG, |channel| say_bytes(channel, &[1; 20_000]));
+        assert!(too_long.text.contains("too long"), "{too_long}");
+    }
+
+    #[test]
+    fn a_cell_that_answers_what_was_not_asked_is_killed() {
+        for number in [0, 2, u64::MAX] {
+            let fault = fault_of(LONG, |channel| channel.send(&answer_to(number), &[]).unwrap());
+            assert!(fault.text.contains("out of turn"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_cell_that_greets_twice_is_killed() {
+        let fault = fault_of(LONG, |channel| channel.send(&hello(), &[]).unwrap());
+        assert!(fault.text.contains("out of turn"), "{fault}");
+    }
+
+    #[test]
+    fn a_cell_that_is_silent_is_killed_after_the_limit() {
+        assert_eq!(fault_of(SOON, |_| {}).kind, Kind::Timeout);
+        // What it prints meanwhile is no answer.
+        let chatter = |channel: &Channel| channel.send(&Said::Console(vec![7]), &[]).unwrap();
+        assert_eq!(fault_of(SOON, chatter).kind, Kind::Timeout);
+    }
+
+    #[test]
+    fn a_cell_that_gives_up_says_why() {
+        let dying = Said::Dying("for this reason".into());
+        let fault = fault_of(LONG, |channel| channel.send(&dying, &[]).unwrap());
+        assert_eq!((fault.kind, fault.text.as_str()), (Kind::Gone, "for this reason"));
+    }
+
+    #[test]
+    fn what_is_said_beside_an_answer_is_kept() {
+        let (mut line, _peer) = Peer::greeted(|channel| {
+            channel.send(&Said::Console(b"a line".to_vec()), &[]).unwrap();
+            channel.send(&answer_to(1), &[]).unwrap();
+        });
+        let (answer, _) = line.call(Request::Pause, &[], LONG).unwrap();
+        assert!(matches!(answer, Answer::Done));
+        assert!(matches!(&line.aside[..], [Said::Console(bytes)] if bytes == b"a line"));
+    }
+
+    #[test]
+    fn whoever_does_not_greet_as_it_should_is_no_cell() {
+        let later = Said::Hello { version: VERSION + 1 };
+        for first in [answer_to(0), later, Said::Console(vec![]), Said::Dying("so".into())] {
+            let (expected, peer) = Peer::start(|channel| channel.send(&first, &[]).unwrap());
+            println!("{}", expected.greet_within(LONG).unwrap_err());
+            peer.must_be_killed();
+        }
+        let (expected, _peer) = Peer::start(|channel| say_bytes(channel, &[0xff; 10]));
+        assert!(expected.greet_within(LONG).unwrap_err().text.contains("nonsense"));
+        let (expected, _peer) = Peer::start(|_| {});
+        assert_eq!(expected.greet_within(SOON).unwrap_err().kind, Kind::Timeout);
+        let (expected, _peer) = Peer::start(|_| crate::inside::fork::leave(0));
+        assert_eq!(expected.greet_within(LONG).unwrap_err().kind, Kind::Gone);
     }
 }

@@ -8,6 +8,8 @@ mod cell;
 mod cgroup;
 mod line;
 mod nursery;
+#[cfg(test)]
+mod peer;
 mod snapshot;
 mod switchboard;
 

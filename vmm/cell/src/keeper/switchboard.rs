@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -14,6 +14,8 @@ use crate::warden::{Report, Warden, how_it_ended};
 
 /// Token of the warden.
 const WARDEN: u64 = 0;
+/// Why a cell is gone when the warden is.
+const WARDEN_GONE: &str = "the process that all cells come from is gone";
 /// Events taken at once.
 const EVENTS: usize = 64;
 
@@ -28,9 +30,11 @@ pub struct Switchboard {
 struct Shared {
     epoll: std::os::fd::OwnedFd,
     hearers: Mutex<HashMap<u64, Weak<Hearer>>>,
-    /// The same by the warden's numbers of their processes.
-    by_pid: Mutex<HashMap<u32, Weak<Hearer>>>,
+    /// The same by the warden's numbers of their processes, with their tokens.
+    by_pid: Mutex<HashMap<u32, (u64, Weak<Hearer>)>>,
     next: AtomicU64,
+    /// The warden is gone: nobody is heard any more.
+    closed: AtomicBool,
     warden: Arc<Warden>,
 }
 
@@ -44,6 +48,7 @@ impl Switchboard {
             hearers: Mutex::default(),
             by_pid: Mutex::default(),
             next: AtomicU64::new(WARDEN + 1),
+            closed: AtomicBool::new(false),
             warden,
         });
         let own = Arc::clone(&shared);
@@ -59,10 +64,14 @@ impl Switchboard {
         shared.hearers().insert(token, Arc::downgrade(hearer));
         let data = EventData::new_u64(token);
         epoll::add(&shared.epoll, hearer.channel(), data, EventFlags::IN)?;
-        shared.by_pid().insert(hearer.inner_pid(), Arc::downgrade(hearer));
+        shared.by_pid().insert(hearer.inner_pid(), (token, Arc::downgrade(hearer)));
         // What the warden has told before nobody has heard.
         if hearer.is_gone() {
             hearer.ended("it ended as soon as it had started");
+        }
+        // Either this is seen here, or the hearer there.
+        if shared.closed.load(Ordering::SeqCst) {
+            hearer.lost(WARDEN_GONE);
         }
         Ok(())
     }
@@ -84,7 +93,7 @@ impl Shared {
         self.hearers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn by_pid(&self) -> MutexGuard<'_, HashMap<u32, Weak<Hearer>>> {
+    fn by_pid(&self) -> MutexGuard<'_, HashMap<u32, (u64, Weak<Hearer>)>> {
         self.by_pid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,6 +107,7 @@ impl Shared {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "the switchboard can't wait any more");
+                    self.close();
                     return;
                 }
             }
@@ -122,10 +132,10 @@ impl Shared {
         };
         if !goes_on {
             self.hearers().remove(&token);
-            if let Some(hearer) = hearer {
-                if let Err(error) = epoll::delete(&self.epoll, hearer.channel().as_fd()) {
-                    tracing::warn!(%error, "a cell can't be left");
-                }
+            if let Some(hearer) = hearer
+                && let Err(error) = epoll::delete(&self.epoll, hearer.channel().as_fd())
+            {
+                tracing::warn!(%error, "a cell can't be left");
             }
         }
     }
@@ -142,6 +152,7 @@ impl Shared {
                 Ok(Some(Report::Ready(_))) => {}
                 Err(error) => {
                     tracing::error!(%error, "the warden is gone, and all cells with it");
+                    self.close();
                     return false;
                 }
             }
@@ -149,9 +160,20 @@ impl Shared {
     }
 
     fn tell_end(&self, inner_pid: u32, how: &str) {
-        let hearer = self.by_pid().remove(&inner_pid);
-        if let Some(hearer) = hearer.as_ref().and_then(Weak::upgrade) {
-            hearer.ended(how);
+        let Some((token, hearer)) = self.by_pid().remove(&inner_pid) else { return };
+        match hearer.upgrade() {
+            Some(hearer) => hearer.ended(how),
+            // Nobody holds it, and its channel is closed: nothing else comes of it.
+            None => drop(self.hearers().remove(&token)),
+        }
+    }
+
+    /// Nothing is heard from now on: no cell outlives the warden.
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let hearers = std::mem::take(&mut *self.hearers());
+        for hearer in hearers.values().filter_map(Weak::upgrade) {
+            hearer.lost(WARDEN_GONE);
         }
     }
 }
