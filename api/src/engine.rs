@@ -39,7 +39,7 @@ pub enum Engine {
 #[derive(Debug)]
 pub enum Vm {
     /// In a cell.
-    Cell(Cell),
+    Cell(Box<Cell>),
     /// In this process.
     Here(Box<Machine>),
 }
@@ -166,7 +166,7 @@ impl Engine {
             (Self::Cells(nursery), Place::Cell(snapshot)) => {
                 let (wish, console) = wish.for_cell();
                 let (cell, origin) = nursery.spawn(snapshot, wish, console)?;
-                Ok((Vm::Cell(cell), Some(origin)))
+                Ok((Vm::Cell(Box::new(cell)), Some(origin)))
             }
             (Self::InProcess(host), Place::Here(snapshot)) => {
                 not_here(&wish.limits)?;
@@ -195,14 +195,17 @@ impl Engine {
                 let spawn = |child: CloneWish| {
                     let (wish, console) = child.for_cell();
                     let (cell, _) = nursery.spawn(&snapshot, wish, console)?;
-                    Ok(Vm::Cell(cell.after_pause(pause.total)))
+                    Ok(Vm::Cell(Box::new(cell.after_pause(pause.total))))
                 };
                 Ok(children.into_iter().map(spawn).collect())
             }
             (Self::Cells(nursery), Vm::Cell(parent)) => {
                 let children = children.into_iter().map(CloneWish::for_cell).collect();
                 let (cells, _) = nursery.fork(parent, children)?;
-                Ok(cells.into_iter().map(|cell| cell.map(Vm::Cell)).collect())
+                Ok(cells
+                    .into_iter()
+                    .map(|cell| cell.map(|cell| Vm::Cell(Box::new(cell))))
+                    .collect())
             }
             (Self::InProcess(_), Vm::Here(parent)) => {
                 children.iter().try_for_each(|child| not_here(&child.limits))?;

@@ -23,7 +23,10 @@ pub struct Recorder(Mutex<Recorded>);
 struct Recorded {
     /// Clones that will be looked at, or were.
     clones: usize,
+    /// What those have used that ran long enough.
     seen: Vec<Runs>,
+    /// What the busiest of those has used that were removed before: better than nothing.
+    early: Runs,
 }
 
 impl Recorder {
@@ -39,11 +42,23 @@ impl Recorder {
         wanted
     }
 
-    /// Takes what one clone has used. Returns what the next are likely to use.
-    fn add(&self, used: Runs) -> HotSet {
+    /// Takes what one clone has used, which ran long enough or was removed `early`. Returns what the
+    /// next are likely to use.
+    fn add(&self, used: Runs, early: bool) -> HotSet {
         let mut recorded = self.recorded();
-        recorded.seen.push(used);
-        HotSet::new(common(&recorded.seen))
+        if !early {
+            recorded.seen.push(used);
+        } else {
+            // Another is looked at in its place.
+            recorded.clones -= 1;
+            if used.pages() > recorded.early.pages() {
+                recorded.early = used;
+            }
+        }
+        HotSet::new(match recorded.seen.is_empty() {
+            true => recorded.early.clone(),
+            false => common(&recorded.seen),
+        })
     }
 }
 
@@ -85,7 +100,7 @@ impl Sandbox {
             return;
         }
         let recorded = self.vm.hot_set().and_then(|used| {
-            let hot = watched.snapshot.recorder.add(used.runs().clone());
+            let hot = watched.snapshot.recorder.add(used.runs().clone(), !watched.is_due());
             watched.snapshot.set_hot_set(&hot).map(|()| hot.pages())
         });
         match recorded {
@@ -126,9 +141,12 @@ mod tests {
     #[test]
     fn pages_that_most_clones_use_are_hot() {
         let recorder = Recorder::default();
-        assert_eq!(recorder.add(pages(&[1, 2, 3])).runs(), &pages(&[1, 2, 3]));
-        assert_eq!(recorder.add(pages(&[2, 3, 9])).runs(), &pages(&[2, 3]));
-        assert_eq!(recorder.add(pages(&[1, 3, 9])).runs(), &pages(&[1, 2, 3, 9]));
+        assert!(recorder.wants_one() && recorder.wants_one());
+        assert_eq!(recorder.add(pages(&[7, 8]), true).runs(), &pages(&[7, 8]));
+        assert_eq!(recorder.add(pages(&[9]), true).runs(), &pages(&[7, 8]), "the busier one");
+        assert_eq!(recorder.add(pages(&[1, 2, 3]), false).runs(), &pages(&[1, 2, 3]));
+        assert_eq!(recorder.add(pages(&[2, 3, 9]), false).runs(), &pages(&[2, 3]));
+        assert_eq!(recorder.add(pages(&[1, 3, 9]), false).runs(), &pages(&[1, 2, 3, 9]));
         let wanted = (0..5).filter(|_| recorder.wants_one()).count();
         assert_eq!(wanted, CLONES);
     }

@@ -2,7 +2,8 @@
 //! those that hold its memory and are below its disks. Nothing of them is believed.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -83,7 +84,7 @@ impl Snapshot {
         let mut next = |what: &str| {
             files.next().ok_or_else(|| PartsError::Damaged(format!("{what} is missing")))
         };
-        let bytes = bytes_of(next("the description")?)?;
+        let bytes = bytes_of(&next("the description")?)?;
         let damaged = |error: postcard::Error| PartsError::Damaged(error.to_string());
         let (head, rest): (Head, &[u8]) = postcard::take_from_bytes(&bytes).map_err(damaged)?;
         if head.version != VERSION {
@@ -120,7 +121,7 @@ impl HotSet {
     /// The hot set that another process gave as `file`.
     pub fn from_file(file: File) -> Result<Self, PartsError> {
         let damaged = |error: postcard::Error| PartsError::Damaged(error.to_string());
-        postcard::from_bytes(&bytes_of(file)?).map_err(damaged)
+        postcard::from_bytes(&bytes_of(&file)?).map_err(damaged)
     }
 }
 
@@ -132,15 +133,14 @@ fn file_of(bytes: &[u8]) -> Result<File, PartsError> {
     Ok(file)
 }
 
-/// What is in `file`.
-fn bytes_of(mut file: File) -> Result<Vec<u8>, PartsError> {
+/// What is in `file`. Its position is left alone: other processes that have it share that.
+fn bytes_of(file: &File) -> Result<Vec<u8>, PartsError> {
     let failed = |error| PartsError::Io("reading", error);
     let length = file.metadata().map_err(failed)?.len();
     if length > MAX_BYTES {
         return Err(PartsError::Damaged(format!("{length} bytes")));
     }
-    let mut bytes = Vec::with_capacity(length as usize);
-    file.seek(SeekFrom::Start(0)).map_err(failed)?;
-    file.read_to_end(&mut bytes).map_err(failed)?;
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
     Ok(bytes)
 }

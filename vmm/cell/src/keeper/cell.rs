@@ -152,8 +152,9 @@ impl Hearer {
 
     /// Nobody hears the cell any more: it is killed.
     pub(super) fn lost(&self, reason: &str) {
-        self.process.kill();
+        // In this order: what is told of the end of a process never hides why it had to end.
         self.give_up(reason);
+        self.process.kill();
     }
 
     /// The process has ended, as the warden saw.
