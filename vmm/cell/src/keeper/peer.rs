@@ -1,5 +1,7 @@
 //! What stands at the other end of a channel in tests: a process that says what it should not.
 
+use std::time::{Duration, Instant};
+
 use rustix::net::{SendFlags, send};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
@@ -7,6 +9,9 @@ use super::line::{Expected, Line};
 use crate::channel::Channel;
 use crate::inside::fork;
 use crate::protocol::{Said, VERSION};
+
+/// How long a process may live that is to be killed.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A process that does as a test says, and then nothing. It is killed when this is dropped.
 pub(super) struct Peer(Option<Pid>);
@@ -53,7 +58,15 @@ impl Peer {
 
     /// Waits for its end, which must be a kill.
     pub(super) fn must_be_killed(mut self) {
-        let (_, status) = waitpid(self.0.take(), WaitOptions::empty()).unwrap().unwrap();
+        let begun = Instant::now();
+        let status = loop {
+            match waitpid(self.0, WaitOptions::NOHANG).unwrap() {
+                Some((_, status)) => break status,
+                None => assert!(begun.elapsed() < LIMIT, "nobody kills it"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        self.0 = None;
         assert_eq!(status.terminating_signal(), Some(libc::SIGKILL), "{status:?}");
     }
 }
