@@ -216,10 +216,11 @@ impl Gate {
     /// The vCPU is about to enter KVM. Whether it may.
     pub(super) fn may_enter(&self) -> bool {
         let open = self.is_open();
-        if open && self.unseen.load(Ordering::Relaxed) {
-            if let Some(debut) = &mut *lock(&self.debut) {
-                debut.entered.get_or_insert_with(Instant::now);
-            }
+        if open
+            && self.unseen.load(Ordering::Relaxed)
+            && let Some(debut) = &mut *lock(&self.debut)
+        {
+            debut.entered.get_or_insert_with(Instant::now);
         }
         open
     }

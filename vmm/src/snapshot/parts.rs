@@ -2,7 +2,8 @@
 //! those that hold its memory and are below its disks. Nothing of them is believed.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -132,15 +133,31 @@ fn file_of(bytes: &[u8]) -> Result<File, PartsError> {
     Ok(file)
 }
 
-/// What is in `file`.
-fn bytes_of(mut file: File) -> Result<Vec<u8>, PartsError> {
+/// What is in `file`, whose position others may move meanwhile: all that have it share that.
+fn bytes_of(file: File) -> Result<Vec<u8>, PartsError> {
     let failed = |error| PartsError::Io("reading", error);
     let length = file.metadata().map_err(failed)?.len();
     if length > MAX_BYTES {
         return Err(PartsError::Damaged(format!("{length} bytes")));
     }
-    let mut bytes = Vec::with_capacity(length as usize);
-    file.seek(SeekFrom::Start(0)).map_err(failed)?;
-    file.read_to_end(&mut bytes).map_err(failed)?;
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek, SeekFrom};
+
+    #[test]
+    fn files_are_read_whatever_their_position_is() {
+        let mut file = file_of(b"description").unwrap();
+        for position in [0, 5, 11] {
+            file.seek(SeekFrom::Start(position)).unwrap();
+            assert_eq!(bytes_of(file.try_clone().unwrap()).unwrap(), b"description");
+            // Another process may be about to read it.
+            assert_eq!(file.stream_position().unwrap(), position);
+        }
+    }
 }
