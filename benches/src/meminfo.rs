@@ -28,6 +28,11 @@ impl MemInfo {
         Self::from(format!("/proc/{pid}/smaps_rollup"))
     }
 
+    /// The memory of process `pid`.
+    pub fn of(pid: u32) -> Result<Self, BenchError> {
+        Self::from(format!("/proc/{pid}/status"))
+    }
+
     fn from(path: impl Into<PathBuf>) -> Result<Self, BenchError> {
         let path = path.into();
         match fs::read_to_string(&path) {

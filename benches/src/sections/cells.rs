@@ -9,7 +9,7 @@ use serde::Serialize;
 use tine_cell::{Cell, SpawnWish};
 
 use super::GUEST_MIB;
-use super::parts::{Parts, Reading, Whose};
+use super::parts::{Own, Parts, Reading};
 use crate::BenchError;
 use crate::cells::{self, Cells, for_cells};
 use crate::limits::raise_descriptors;
@@ -29,7 +29,8 @@ pub struct CellsFigures {
     /// there is no part `kernel_pages`, the memory controller does not tell, and it is
     /// too little by that.
     pub bytes_per_cell: f64,
-    /// The parts, bytes a cell: of the whole host, so that others count too.
+    /// The parts, bytes a cell. Page tables and pages are the cells' own; what the kernel has
+    /// handed out is the whole host's, so that others count too.
     pub parts: Parts,
     /// Its share of all that it maps (Pss): what is mapped by several counts for each in part, the
     /// image too.
@@ -68,8 +69,14 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<CellsFigures, BenchError> {
     let after = Reading::settled()?;
 
     let each = |bytes: u64| bytes as f64 / count as f64;
-    let pss = clones.iter().map(|cell| MemInfo::shared_by(cell.pid())?.need("Pss"));
-    let pss = pss.sum::<Result<u64, _>>()?;
+    let (mut pss, mut own) = (0, Own { page_tables: Some(0.0), anon: Some(0.0) });
+    for cell in &clones {
+        let (shared, status) = (MemInfo::shared_by(cell.pid())?, MemInfo::of(cell.pid())?);
+        pss += shared.need("Pss")?;
+        let add = |sum: Option<f64>, more: Option<u64>| Some(sum? + more? as f64);
+        own.page_tables = add(own.page_tables, status.get("VmPTE"));
+        own.anon = add(own.anon, shared.get("Pss_Anon"));
+    }
     let pages = clones.iter().map(Cell::dirty_pages).sum::<Result<u64, _>>();
     let pages = crate::error::Doing::doing(pages, "counting the pages of cells")?;
     progress.say("closing them");
@@ -80,7 +87,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<CellsFigures, BenchError> {
     let teardown_seconds = closing.elapsed().as_secs_f64();
     first.kill();
 
-    let parts = Parts::between(&before, &after, count, Whose::All);
+    let parts = Parts::between(&before, &after, count, own);
     Ok(CellsFigures {
         count,
         guest_bytes: GUEST_MIB << 20,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tine_vmm::{Ladder, Machine, MemoryMode};
 
-use super::parts::{Parts, Reading, Whose};
+use super::parts::{Parts, Reading};
 use super::{GUEST_MIB, Steps};
 use crate::BenchError;
 use crate::limits::{Held, max_mappings, raise_descriptors};
@@ -91,7 +91,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
     let teardown_seconds = closing.elapsed().as_secs_f64();
     drop(first);
 
-    let parts = Parts::between(&before, &after, count, Whose::Own);
+    let parts = Parts::between(&before, &after, count, after.own_since(&before));
     let free = -after.memory.grown(&before.memory, "MemFree").unwrap_or(f64::NAN);
     Ok(Density {
         clones: count,

@@ -15,13 +15,14 @@ const SETTLE: Duration = Duration::from_millis(1500);
 #[derive(Clone, Debug, Default)]
 pub struct Parts(pub Vec<(&'static str, f64)>);
 
-/// In which process the machines are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// In this one: its own page tables and pages are theirs.
-    Own,
-    /// In processes of their own: those of the whole host are counted.
-    All,
+/// What belongs to the processes in which the machines are, bytes; none where the kernel does
+/// not tell. What other processes do meanwhile does not count.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Own {
+    /// Their page tables.
+    pub page_tables: Option<f64>,
+    /// Their pages without a file, those that several share in part.
+    pub anon: Option<f64>,
 }
 
 impl Parts {
@@ -32,13 +33,9 @@ impl Parts {
 
     /// What has grown from `before` to `after`, for each of `clones`. Fields that this
     /// kernel does not have are left out.
-    pub fn between(before: &Reading, after: &Reading, clones: u64, whose: Whose) -> Self {
+    pub fn between(before: &Reading, after: &Reading, clones: u64, own: Own) -> Self {
         let each = |bytes: f64| bytes / clones as f64;
         let grown = |field: &str| after.memory.grown(&before.memory, field).map(each);
-        let own = |field: &str, of_all: &str| match whose {
-            Whose::Own => after.own.grown(&before.own, field).map(each),
-            Whose::All => grown(of_all),
-        };
         // Stacks of threads come from vmalloc and are counted in both, wherever
         // vmalloc has grown at least as much.
         let stacks = grown("KernelStack").unwrap_or(0.0);
@@ -47,7 +44,7 @@ impl Parts {
         let kernel = [
             ("vmalloc", vmalloc),
             ("slab", grown("Slab")),
-            ("page_tables", own("VmPTE", "PageTables")),
+            ("page_tables", own.page_tables.map(each)),
             ("kvm_mmu", grown("SecPageTables")),
             ("kernel_stacks", Some(stacks)),
             ("percpu", grown("Percpu")),
@@ -59,11 +56,8 @@ impl Parts {
             _ => None,
         };
         let direct = charged.map(|charged| charged - counted).filter(|&direct| direct >= 0.0);
-        let rest = [
-            ("kernel_pages", direct),
-            ("anon", own("RssAnon", "AnonPages")),
-            ("shmem", grown("Shmem")),
-        ];
+        let rest =
+            [("kernel_pages", direct), ("anon", own.anon.map(each)), ("shmem", grown("Shmem"))];
         let parts = kernel.into_iter().chain(rest);
         Self(parts.filter_map(|(name, part)| Some((name, part?))).collect())
     }
@@ -87,6 +81,12 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// By how much this process itself has grown since `before`.
+    pub fn own_since(&self, before: &Self) -> Own {
+        let grown = |field| self.own.grown(&before.own, field);
+        Own { page_tables: grown("VmPTE"), anon: grown("RssAnon") }
+    }
+
     /// Waits until the counters have settled, and reads them.
     pub fn settled() -> Result<Self, BenchError> {
         std::thread::sleep(SETTLE);
