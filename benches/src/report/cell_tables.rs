@@ -91,7 +91,8 @@ pub fn cells(figures: &CellsFigures) -> Table {
     let mut table = Table::new(
         "Cells: clones of 256 MiB alive at once, each in a process of its own",
         "Page tables and anon are the processes' own, the rest is growth of the host's counters \
-         over all of them, by their number, so keep the host quiet. Pss is each process's share of what it maps, the image included.",
+         over all of them, by their number, so keep the host quiet. Pss is each process's share \
+         of what it maps, the image included.",
         2,
         &["part", "what", "a cell"],
     );
