@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use tine_cell::Fault;
+use tine_cell::warden::WardenError;
 use tine_vmm::MachineError;
 use tine_vmm::kvm::KvmError;
 
@@ -21,6 +23,38 @@ pub enum BenchError {
         /// Why it failed.
         #[source]
         source: MachineError,
+    },
+    /// A cell did not do what was to be measured.
+    #[error("{doing} failed")]
+    Cell {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: Fault,
+    },
+    /// There are no cells.
+    #[error("no cells can be made; `tine doctor` tells more")]
+    Cells(#[from] WardenError),
+    /// A clone that was to be there already had to be made.
+    #[error("a clone that was to be dormant came from a {origin} cell")]
+    Miss {
+        /// Where its cell came from.
+        origin: String,
+    },
+    /// A child is not what its parent was.
+    #[error("child {child} of a running guest has other memory than its parent")]
+    OtherMemory {
+        /// Which of them.
+        child: usize,
+    },
+    /// A daemon did not do what was to be measured.
+    #[error("{doing}: {reason}")]
+    Daemon {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        reason: String,
     },
     /// A clone was made but not seen to run, so there is nothing to report.
     #[error("{doing}: no first instruction was seen within {seconds} s")]
@@ -41,7 +75,7 @@ pub enum BenchError {
         asked: u64,
     },
     /// A parent stood still after it was forked.
-    #[error("the heartbeat of a forked parent stood still at {heartbeat} for {seconds} s")]
+    #[error("the heartbeat of a guest stood still at {heartbeat} for {seconds} s")]
     Heartbeat {
         /// The heartbeat.
         heartbeat: u64,
@@ -138,5 +172,11 @@ pub(crate) trait Doing<T> {
 impl<T> Doing<T> for Result<T, MachineError> {
     fn doing(self, what: &str) -> Result<T, BenchError> {
         self.map_err(|source| BenchError::Machine { doing: what.to_owned(), source })
+    }
+}
+
+impl<T> Doing<T> for Result<T, Fault> {
+    fn doing(self, what: &str) -> Result<T, BenchError> {
+        self.map_err(|source| BenchError::Cell { doing: what.to_owned(), source })
     }
 }

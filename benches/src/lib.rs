@@ -9,7 +9,10 @@
 // Tests may stop at what surprises them.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod cells;
 mod cgroup;
+mod client;
+mod daemon;
 mod error;
 mod host;
 mod limits;
@@ -32,7 +35,8 @@ use plan::{Plan, Section};
 use report::{Report, Skipped, html, tables, text, verdicts};
 use rig::Rig;
 use sections::{
-    cow_faults, crossover, density, hot_set, ledger, live_fork, read_faults, reset, spawn, teardown,
+    confinement, cow_faults, crossover, density, dormant, fanout, hot_set, ledger, live_fork,
+    read_faults, reset, spawn, spawn_rate, teardown, working_set,
 };
 
 /// What to measure, and where the figures go.
@@ -40,7 +44,7 @@ use sections::{
 pub struct Options {
     /// Guest sizes to measure beside the usual ones, MiB.
     pub sizes_mib: Vec<u64>,
-    /// Fewer sizes and samples: under a minute.
+    /// Fewer sizes and samples: a minute and a half.
     pub quick: bool,
     /// Write the figures to this file.
     pub json: Option<PathBuf>,
@@ -101,7 +105,13 @@ fn measure(plan: &Plan, rig: &mut Rig, report: &mut Report) -> Result<(), BenchE
             Section::Ledger => report.ledger = ledger::run(rig)?,
             Section::Density => report.density = Some(density::run(plan, rig)?),
             Section::Teardown => report.teardown = teardown::run(plan, rig)?,
-            Section::Reset => report.reset = Some(reset::run(plan, rig)?),
+            Section::Reset => report.reset = reset::run(plan, rig)?,
+            Section::Dormant => report.dormant = dormant::run(plan, rig, &mut report.skipped)?,
+            Section::SpawnRate => report.spawn_rate = spawn_rate::run(plan)?,
+            Section::Fanout => report.fanout = Some(fanout::run(plan, rig)?),
+            Section::Cells => report.cells = Some(sections::cells::run(plan, rig)?),
+            Section::Confinement => report.confine(confinement::run(plan, rig)?),
+            Section::WorkingSet => report.working_set = working_set::run(plan, rig)?,
         }
         for table in tables::of(section, report) {
             text::say(&text::table(&table))?;

@@ -1,13 +1,14 @@
 //! What the kernel says about the host's memory, and this process's.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::BenchError;
 
 /// One reading of /proc/meminfo, or of a file of the same form.
 #[derive(Clone, Debug)]
 pub struct MemInfo {
-    path: &'static str,
+    path: PathBuf,
     text: String,
 }
 
@@ -22,10 +23,22 @@ impl MemInfo {
         Self::from("/proc/self/status")
     }
 
-    fn from(path: &'static str) -> Result<Self, BenchError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| BenchError::Read { path: path.into(), source })?;
-        Ok(Self { path, text })
+    /// How the memory of process `pid` is shared, summed over its mappings.
+    pub fn shared_by(pid: u32) -> Result<Self, BenchError> {
+        Self::from(format!("/proc/{pid}/smaps_rollup"))
+    }
+
+    /// The memory of process `pid`.
+    pub fn of(pid: u32) -> Result<Self, BenchError> {
+        Self::from(format!("/proc/{pid}/status"))
+    }
+
+    fn from(path: impl Into<PathBuf>) -> Result<Self, BenchError> {
+        let path = path.into();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Self { path, text }),
+            Err(source) => Err(BenchError::Read { path, source }),
+        }
     }
 
     /// The field `name`, in bytes, or as a number where it has no unit. None when this
@@ -42,7 +55,7 @@ impl MemInfo {
 
     /// The field `name`, which every kernel has.
     pub fn need(&self, name: &'static str) -> Result<u64, BenchError> {
-        self.get(name).ok_or(BenchError::Missing { path: self.path.into(), what: name })
+        self.get(name).ok_or(BenchError::Missing { path: self.path.clone(), what: name })
     }
 
     /// By how much the field `name` is larger than in `earlier`, in bytes.
@@ -57,7 +70,7 @@ mod tests {
 
     #[test]
     fn fields_have_units_or_none() {
-        let info = |text: &str| MemInfo { path: "meminfo", text: text.to_owned() };
+        let info = |text: &str| MemInfo { path: "meminfo".into(), text: text.to_owned() };
         let before = info("MemTotal:       24683520 kB\nHugePages_Total:       3\nSlab: 10 kB\n");
         assert_eq!(before.get("MemTotal"), Some(24_683_520 << 10));
         assert_eq!(before.get("HugePages_Total"), Some(3));

@@ -1,5 +1,7 @@
 //! What is measured, and how often.
 
+use std::time::Duration;
+
 use tine_abi::layout::MIN_RAM;
 
 use crate::{BenchError, Options};
@@ -29,11 +31,23 @@ pub enum Section {
     Teardown,
     /// Back to the snapshot, in the same VM.
     Reset,
+    /// Clones made ahead.
+    Dormant,
+    /// Clones a second, over HTTP.
+    SpawnRate,
+    /// One guest forked into many.
+    Fanout,
+    /// Many cells alive at once.
+    Cells,
+    /// What it costs to confine a cell.
+    Confinement,
+    /// The first work of a clone, with and without a hot set.
+    WorkingSet,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -43,6 +57,12 @@ impl Section {
         Self::Density,
         Self::Teardown,
         Self::Reset,
+        Self::Dormant,
+        Self::SpawnRate,
+        Self::Fanout,
+        Self::Cells,
+        Self::Confinement,
+        Self::WorkingSet,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -57,13 +77,19 @@ impl Section {
             Self::Density => "density",
             Self::Teardown => "teardown",
             Self::Reset => "reset",
+            Self::Dormant => "dormant",
+            Self::SpawnRate => "spawn_rate",
+            Self::Fanout => "fanout",
+            Self::Cells => "cells",
+            Self::Confinement => "confinement",
+            Self::WorkingSet => "working_set",
         }
     }
 
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
-            Self::Spawn => &[],
+            Self::Spawn | Self::Dormant => &[],
             Self::LiveFork => &[1024],
             _ => &[256],
         }
@@ -130,7 +156,7 @@ impl Plan {
 
     /// Forks of a parent with `dirty` pages.
     pub fn forks(&self, dirty: u64) -> usize {
-        if dirty < 20_000 { self.choose(10, 50) } else { self.choose(6, 25) }
+        if dirty < 20_000 { self.choose(8, 50) } else { self.choose(4, 25) }
     }
 
     /// Forks into four of it.
@@ -159,9 +185,58 @@ impl Plan {
         self.choose(10, 100)
     }
 
-    /// Resets.
-    pub fn resets(&self) -> usize {
-        self.choose(30, 200)
+    /// Resets of a guest that has written `pages`.
+    pub fn resets(&self, pages: u64) -> usize {
+        match pages {
+            0..=500 => self.choose(30, 200),
+            501..=5000 => self.choose(12, 100),
+            _ => self.choose(5, 30),
+        }
+    }
+
+    /// Times that a parent with `dirty` pages writes them again after a fork.
+    pub fn refaults(&self, dirty: u64) -> usize {
+        if dirty < 20_000 { self.choose(2, 10) } else { self.choose(1, 5) }
+    }
+
+    /// Dormant clones of one size.
+    pub fn dormant_spawns(&self) -> usize {
+        self.choose(20, 200)
+    }
+
+    /// Eager copies of a guest of `mib` beside them.
+    pub fn dormant_eager(&self, mib: u64) -> usize {
+        if mib <= 512 { self.choose(4, 15) } else { self.choose(2, 6) }
+    }
+
+    /// Dormant clones of one size that are asked for over HTTP.
+    pub fn http_spawns(&self) -> usize {
+        self.choose(12, 150)
+    }
+
+    /// How long clients ask for clones.
+    pub fn rate_time(&self) -> Duration {
+        Duration::from_millis(self.choose(1000, 5000))
+    }
+
+    /// Forks into many.
+    pub fn fanouts(&self) -> usize {
+        self.choose(1, 5)
+    }
+
+    /// Cells alive at once.
+    pub fn cells(&self) -> u64 {
+        self.choose(100, 500)
+    }
+
+    /// Clones in confined cells, and in others.
+    pub fn confinements(&self) -> usize {
+        self.choose(25, 200)
+    }
+
+    /// Clones that do their first work.
+    pub fn working_sets(&self) -> usize {
+        self.choose(5, 31)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tine_abi::command::{Command, Op, Status};
+use tine_abi::command::{Command, Op, Reply, Status};
 use tine_abi::layout::{PAGE_SIZE, data_bytes};
 use tine_abi::pattern::Selection;
 use tine_vmm::{KvmHost, Ladder, Machine, MachineConfig, MemoryMode, Snapshot, SpawnOptions};
@@ -140,11 +140,21 @@ pub fn whole(machine: &Machine) -> Selection {
 pub fn work(machine: &Machine, command: &Command) -> Result<f64, BenchError> {
     let doing = || format!("{:?} of {} pages", command.op, command.selection.pages);
     let reply = machine.run(0, command, WORK_LIMIT).doing(&doing())?;
+    check_done(command, &reply, doing)?;
+    Ok(reply.ticks() as f64 * 1000.0 / f64::from(machine.tsc_khz()))
+}
+
+/// Sees to it that `reply` is to all of `command`.
+pub fn check_done(
+    command: &Command,
+    reply: &Reply,
+    doing: impl Fn() -> String,
+) -> Result<(), BenchError> {
     let asked = command.selection.pages.min(command.selection.region_pages);
     if reply.status != Status::Done || reply.done != asked {
         return Err(BenchError::Incomplete { doing: doing(), done: reply.done, asked });
     }
-    Ok(reply.ticks() as f64 * 1000.0 / f64::from(machine.tsc_khz()))
+    Ok(())
 }
 
 /// The same, with the faults that it took.

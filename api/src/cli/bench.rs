@@ -9,7 +9,7 @@ use clap::Args;
 /// Options of `tine bench`.
 #[derive(Args, Debug)]
 pub struct Bench {
-    /// Fewer sizes and samples, under a minute
+    /// Fewer sizes and samples, a minute and a half
     #[arg(long)]
     quick: bool,
     /// Sizes of guests to measure beside the usual ones, MiB

@@ -106,7 +106,10 @@ impl Serve {
             limits,
             allow_remote: self.allow_remote,
             cells: (!self.in_process).then(|| NurseryConfig {
-                confinement: Confinement { namespaces: !self.allow_unconfined },
+                confinement: Confinement {
+                    namespaces: !self.allow_unconfined,
+                    ..Confinement::default()
+                },
                 dormant: self.dormant,
                 ..NurseryConfig::default()
             }),

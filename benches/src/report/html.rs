@@ -103,6 +103,12 @@ fn heading(section: Section) -> &'static str {
         Section::Density => "Density",
         Section::Teardown => "Teardown",
         Section::Reset => "Reset",
+        Section::Dormant => "Clones made ahead",
+        Section::SpawnRate => "Clones a second",
+        Section::Fanout => "Fork into many",
+        Section::Cells => "Many cells",
+        Section::Confinement => "Confinement",
+        Section::WorkingSet => "First work",
     }
 }
 

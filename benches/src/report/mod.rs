@@ -1,6 +1,8 @@
 //! The figures, and what is made of them: text, JSON, a page with plots.
 
 mod bars;
+pub mod cell_tables;
+mod cell_verdicts;
 pub mod html;
 mod lines;
 mod plots;
@@ -13,19 +15,25 @@ use serde::Serialize;
 
 use crate::BenchError;
 use crate::host::HostFacts;
+use crate::sections::cells::CellsFigures;
+use crate::sections::confinement::ConfinementFigures;
 use crate::sections::cow_faults::FaultRow;
 use crate::sections::crossover::Crossover;
 use crate::sections::density::Density;
+use crate::sections::dormant::DormantRow;
+use crate::sections::fanout::Fanout;
 use crate::sections::hot_set::HotSetFigures;
 use crate::sections::ledger::LedgerRow;
 use crate::sections::live_fork::LiveForkRow;
 use crate::sections::read_faults::ReadRow;
-use crate::sections::reset::ResetFigures;
+use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
+use crate::sections::spawn_rate::SpawnRateRow;
 use crate::sections::teardown::TeardownRow;
+use crate::sections::working_set::WorkingSetRow;
 
 /// Version of the JSON: raised when a key goes or changes its meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Everything that was measured. What was not is empty or null, and in `skipped`.
 #[derive(Clone, Debug, Serialize)]
@@ -53,7 +61,23 @@ pub struct Report {
     /// Ends of clones.
     pub teardown: Vec<TeardownRow>,
     /// Back to the snapshot.
-    pub reset: Option<ResetFigures>,
+    pub reset: Vec<ResetRow>,
+    /// Clones made ahead.
+    pub dormant: Vec<DormantRow>,
+    /// Clones a second, for clients of the daemon.
+    pub spawn_rate: Vec<SpawnRateRow>,
+    /// One guest forked into many.
+    pub fanout: Option<Fanout>,
+    /// Many cells at once.
+    pub cells: Option<CellsFigures>,
+    /// By how much confinement lengthens a dormant spawn.
+    pub confinement_extra_us: Option<f64>,
+    /// By how much it lengthens the making of a cell, which is ahead.
+    pub confinement_ahead_us: Option<f64>,
+    /// Of what these are the differences.
+    pub confinement: Option<ConfinementFigures>,
+    /// The first work of clones.
+    pub working_set: Vec<WorkingSetRow>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -91,10 +115,25 @@ impl Report {
             ledger: vec![],
             density: None,
             teardown: vec![],
-            reset: None,
+            reset: vec![],
+            dormant: vec![],
+            spawn_rate: vec![],
+            fanout: None,
+            cells: None,
+            confinement_extra_us: None,
+            confinement_ahead_us: None,
+            confinement: None,
+            working_set: vec![],
             skipped: vec![],
             seconds: 0.0,
         }
+    }
+
+    /// Notes what confinement costs.
+    pub fn confine(&mut self, figures: ConfinementFigures) {
+        self.confinement_extra_us = Some(figures.extra_us());
+        self.confinement_ahead_us = Some(figures.ahead_us());
+        self.confinement = Some(figures);
     }
 
     /// As JSON, for people too.

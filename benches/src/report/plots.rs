@@ -6,6 +6,7 @@ use super::lines::{Axis, Line, LinePlot};
 use super::units::{bytes, percent, short};
 use crate::BenchError;
 use crate::plan::Section;
+use crate::sections::live_fork::LiveForkRow;
 
 /// The plot of `section`, as SVG; none if there is nothing to draw.
 pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> {
@@ -90,18 +91,21 @@ fn cow_faults(report: &Report) -> LinePlot {
 }
 
 fn live_fork(report: &Report) -> LinePlot {
-    let line = |name, color, value: fn(&crate::sections::live_fork::LiveForkRow) -> f64| {
+    let line = |name, color, method, value: fn(&LiveForkRow) -> f64| {
         let rows = report.live_fork.iter().filter(|row| row.children == 1);
+        let rows = rows.filter(|row| row.method == method && row.mapped == "dirty");
         let points = rows.map(|row| (row.dirty_pages as f64, value(row))).collect();
-        Line { name, color, open: false, points }
+        Line { name, color, open: method == "process", points }
     };
     LinePlot {
         title: "Fork of a running guest, p50",
         x: Axis { name: "pages that the parent has written", base: 10.0, tick: short },
         y: time_axis("time"),
         lines: vec![
-            line("child's first instruction", 2, |row| row.first_instruction_us),
-            line("parent's pause", 0, |row| row.parent_pause_us),
+            line("child's first instruction, by copy", 2, "copy", |row| row.first_instruction_us),
+            line("parent's pause, by copy", 0, "copy", |row| row.parent_pause_us),
+            line("child's, by fork(2)", 2, "process", |row| row.first_instruction_us),
+            line("parent's, by fork(2)", 0, "process", |row| row.parent_pause_us),
         ],
         marks: vec![],
     }

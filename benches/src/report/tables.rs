@@ -1,12 +1,12 @@
 //! Tables of the figures, for the terminal and for the page.
 
 use super::Report;
+use super::cell_tables as cells;
 use super::units::{bytes, percent, short, time, times};
 use crate::plan::Section;
 use crate::sections::Steps;
 use crate::sections::density::Density;
 use crate::sections::hot_set::{HotSetFigures, WorkingSet};
-use crate::sections::reset::ResetFigures;
 
 /// A table with a title, and what to know to read it.
 #[derive(Clone, Debug)]
@@ -24,12 +24,12 @@ pub struct Table {
 }
 
 impl Table {
-    fn new(title: &'static str, note: &str, words: usize, columns: &[&str]) -> Self {
+    pub(super) fn new(title: &'static str, note: &str, words: usize, columns: &[&str]) -> Self {
         let columns = columns.iter().map(|&column| column.to_owned()).collect();
         Self { title, note: note.to_owned(), columns, words, rows: Vec::new() }
     }
 
-    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 }
@@ -47,7 +47,13 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
             report.density.iter().flat_map(|figures| [density(figures), crowd(figures)]).collect()
         }
         Section::Teardown => vec![teardown(report)],
-        Section::Reset => report.reset.iter().map(reset).collect(),
+        Section::Reset => vec![reset(report)],
+        Section::Dormant => vec![cells::dormant(report)],
+        Section::SpawnRate => vec![cells::spawn_rate(report)],
+        Section::Fanout => report.fanout.iter().map(cells::fanout).collect(),
+        Section::Cells => report.cells.iter().map(cells::cells).collect(),
+        Section::Confinement => report.confinement.iter().map(cells::confinement).collect(),
+        Section::WorkingSet => vec![cells::working_set(report)],
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
@@ -95,7 +101,8 @@ fn ladder(report: &Report) -> Table {
 
 fn live_ladder(report: &Report) -> Table {
     let rows = report.live_fork.iter().map(|row| {
-        let name = format!("{}, {} to {}", row.dirty_pages, row.strategy, row.children);
+        let all = if row.mapped == "all" { ", all mapped" } else { "" };
+        let name = format!("{}, {} to {}{all}", row.dirty_pages, row.strategy, row.children);
         (name, row.first_instruction_us, &row.ladder)
     });
     let note = "Median of each step of the first child. Of a fork to several, the time until \
@@ -127,11 +134,14 @@ fn ladder_table<'a>(
 fn live_fork(report: &Report) -> Table {
     let mut table = Table::new(
         "Live fork: a guest that runs is forked and runs on",
-        "The parent makes exits as fast as it can; its heartbeat went on after every fork. Times \
-         of children are from the request to the first instruction.",
-        1,
+        "Copies in one process, and fork(2) of cells, in turn. The parent makes exits as fast as \
+         it can, and went on after every fork. Times of children are from the request to the \
+         first instruction. Afterwards the parent writes its dirty pages again, its child alive.",
+        3,
         &[
+            "method",
             "strategy",
+            "mapped",
             "children",
             "dirty pages",
             "n",
@@ -140,11 +150,14 @@ fn live_fork(report: &Report) -> Table {
             "first child p50",
             "p99",
             "last child p50",
+            "rewrite, ns/page",
         ],
     );
     for row in &report.live_fork {
         table.row([
+            row.method.to_owned(),
             row.strategy.clone(),
+            row.mapped.to_owned(),
             row.children.to_string(),
             row.dirty_pages.to_string(),
             row.n.to_string(),
@@ -153,6 +166,7 @@ fn live_fork(report: &Report) -> Table {
             time(row.first_instruction_us),
             time(row.first_instruction_p99_us),
             time(row.last_child_us),
+            row.refault_ns_per_page.map_or_else(|| "-".to_owned(), |ns| format!("{ns:.0}")),
         ]);
     }
     table
@@ -377,31 +391,34 @@ fn teardown(report: &Report) -> Table {
     table
 }
 
-fn reset(figures: &ResetFigures) -> Table {
-    let note = format!(
-        "The guest had written {} pages. The answer is to a trivial command, so that the guest \
-         has run.",
-        figures.dirty_pages
-    );
+fn reset(report: &Report) -> Table {
     let mut table = Table::new(
-        "Reset: back to the snapshot in the same VM, against a new clone",
-        &note,
+        "Reset: back to the snapshot in the same VM, against a new clone of which nothing was \
+         made ahead",
+        "The answer is to a trivial command, so that the guest has run.",
         1,
-        &["", "n", "p50", "p99", "p50 to an answer"],
+        &[
+            "dirty pages",
+            "n",
+            "reset p50",
+            "p99",
+            "to an answer",
+            "new clone p50",
+            "to an answer",
+            "clone/reset",
+        ],
     );
-    table.row([
-        "reset".to_owned(),
-        figures.n.to_string(),
-        time(figures.p50_us),
-        time(figures.p99_us),
-        time(figures.answer_p50_us),
-    ]);
-    table.row([
-        "new clone".to_owned(),
-        figures.n.to_string(),
-        time(figures.spawn_p50_us),
-        "-".to_owned(),
-        time(figures.spawn_answer_p50_us),
-    ]);
+    for row in &report.reset {
+        table.row([
+            row.dirty_pages.to_string(),
+            row.n.to_string(),
+            time(row.p50_us),
+            time(row.p99_us),
+            time(row.answer_p50_us),
+            time(row.spawn_p50_us),
+            time(row.spawn_answer_p50_us),
+            times(row.ratio),
+        ]);
+    }
     table
 }

@@ -8,6 +8,7 @@
 use tine_abi::layout::PAGE_SIZE;
 
 use super::Report;
+use super::cell_verdicts as cells;
 use super::units::{bytes, percent, time, times};
 use crate::plan::Section;
 use crate::sections::cow_faults::FaultRow;
@@ -31,7 +32,7 @@ impl Outcome {
         }
     }
 
-    fn when(holds: bool) -> Self {
+    pub(super) fn when(holds: bool) -> Self {
         if holds { Self::Confirmed } else { Self::Contradicted }
     }
 
@@ -51,7 +52,7 @@ pub struct Verdict {
     pub figures: String,
 }
 
-fn verdict(claim: &'static str, outcome: Outcome, figures: String) -> Verdict {
+pub(super) fn verdict(claim: &'static str, outcome: Outcome, figures: String) -> Verdict {
     Verdict { claim, outcome, figures }
 }
 
@@ -66,7 +67,12 @@ pub fn of(section: Section, report: &Report) -> Vec<Verdict> {
             thousand_times(report),
             constant_time(report),
         ],
-        Section::LiveFork => vec![pause_follows_writes(report), siblings_share(report)],
+        Section::LiveFork => vec![
+            pause_follows_writes(report),
+            siblings_share(report),
+            cells::process_pauses_less(report),
+            cells::process_pays_later(report),
+        ],
         Section::CowFaults => vec![
             fault_time(report),
             fault_totals(report),
@@ -80,6 +86,12 @@ pub fn of(section: Section, report: &Report) -> Vec<Verdict> {
         Section::Density => vec![sharing(report)],
         Section::Teardown => vec![],
         Section::Reset => vec![reset_is_cheapest(report)],
+        Section::Dormant => vec![cells::dormant_ratio(report), cells::dormant_is_flat(report)],
+        Section::SpawnRate => vec![],
+        Section::Fanout => vec![cells::one_pause(report)],
+        Section::Cells => vec![cells::cells_are_small(report)],
+        Section::Confinement => vec![cells::confinement_is_ahead(report)],
+        Section::WorkingSet => vec![cells::hot_set_helps(report)],
     };
     verdicts.into_iter().flatten().collect()
 }
@@ -192,7 +204,10 @@ fn constant_time(report: &Report) -> Option<Verdict> {
 }
 
 fn pause_follows_writes(report: &Report) -> Option<Verdict> {
-    let rows = || report.live_fork.iter().filter(|row| row.children == 1);
+    let rows = || {
+        let rows = report.live_fork.iter().filter(|row| row.children == 1);
+        rows.filter(|row| row.method == "copy" && row.mapped == "dirty")
+    };
     let few = rows().min_by_key(|row| row.dirty_pages)?;
     let many = rows().max_by_key(|row| row.dirty_pages)?;
     let all = many.guest_bytes / PAGE_SIZE;
@@ -214,10 +229,12 @@ fn pause_follows_writes(report: &Report) -> Option<Verdict> {
 
 fn siblings_share(report: &Report) -> Option<Verdict> {
     let wide = report.live_fork.iter().find(|row| row.children > 1)?;
-    let one = report
-        .live_fork
-        .iter()
-        .find(|row| row.children == 1 && row.dirty_pages == wide.dirty_pages)?;
+    let one = report.live_fork.iter().find(|row| {
+        row.children == 1
+            && row.dirty_pages == wide.dirty_pages
+            && row.method == wide.method
+            && row.mapped == wide.mapped
+    })?;
     Some(verdict(
         "several children cost the parent one pause",
         Outcome::when(wide.parent_pause_us < 2.0 * one.parent_pause_us),
@@ -415,7 +432,7 @@ fn sharing(report: &Report) -> Option<Verdict> {
 }
 
 fn reset_is_cheapest(report: &Report) -> Option<Verdict> {
-    let reset = report.reset.as_ref()?;
+    let reset = report.reset.first()?;
     Some(verdict(
         "dropping private pages is the cheapest way to a clean guest",
         Outcome::when(reset.ratio > 1.0),

@@ -5,23 +5,19 @@
 //! The kernel's own counters of what it has handed out are exact once they have settled,
 //! and the memory controller knows what they leave out.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tine_vmm::{Ladder, Machine, MemoryMode};
 
+use super::parts::{Parts, Reading};
 use super::{GUEST_MIB, Steps};
 use crate::BenchError;
-use crate::cgroup::kernel_bytes;
 use crate::limits::{Held, max_mappings, raise_descriptors};
-use crate::meminfo::MemInfo;
 use crate::plan::{Plan, Section};
 use crate::progress::Progress;
 use crate::rig::{Rig, total_us};
 use crate::stats::median;
-
-/// The kernel counts slabs and per-processor pages lazily.
-const SETTLE: Duration = Duration::from_millis(1500);
 
 /// Many clones.
 #[derive(Clone, Debug, Serialize)]
@@ -56,71 +52,6 @@ pub struct Density {
     pub last_ladder: Steps,
     /// Time to close them all.
     pub teardown_seconds: f64,
-}
-
-/// Bytes a clone, by what they are.
-#[derive(Clone, Debug, Default)]
-pub struct Parts(pub Vec<(&'static str, f64)>);
-
-impl Parts {
-    fn sum(&self) -> f64 {
-        self.0.iter().map(|part| part.1).sum()
-    }
-
-    /// What has grown from `before` to `after`, for each of `clones`. Fields that this
-    /// kernel does not have are left out.
-    fn between(before: &Reading, after: &Reading, clones: u64) -> Self {
-        let each = |bytes: f64| bytes / clones as f64;
-        let grown = |field: &str| after.memory.grown(&before.memory, field).map(each);
-        let own = |field: &str| after.own.grown(&before.own, field).map(each);
-        // Stacks of threads come from vmalloc and are counted in both, wherever
-        // vmalloc has grown at least as much.
-        let stacks = grown("KernelStack").unwrap_or(0.0);
-        let vmalloc =
-            grown("VmallocUsed").map(|all| if all >= stacks { all - stacks } else { all });
-        let kernel = [
-            ("vmalloc", vmalloc),
-            ("slab", grown("Slab")),
-            ("page_tables", own("VmPTE")),
-            ("kvm_mmu", grown("SecPageTables")),
-            ("kernel_stacks", Some(stacks)),
-            ("percpu", grown("Percpu")),
-        ];
-        let counted: f64 = kernel.iter().filter_map(|part| part.1).sum();
-        // Less than is counted anyway means that the controller does not see the process.
-        let charged = match (before.charged, after.charged) {
-            (Some(before), Some(after)) => Some(each(after as f64 - before as f64)),
-            _ => None,
-        };
-        let direct = charged.map(|charged| charged - counted).filter(|&direct| direct >= 0.0);
-        let rest = [("kernel_pages", direct), ("anon", own("RssAnon")), ("shmem", grown("Shmem"))];
-        let parts = kernel.into_iter().chain(rest);
-        Self(parts.filter_map(|(name, part)| Some((name, part?))).collect())
-    }
-}
-
-/// What the kernel has handed out at one moment.
-#[derive(Clone, Debug)]
-struct Reading {
-    memory: MemInfo,
-    /// Of this process alone, where the kernel tells: what others do does not count.
-    own: MemInfo,
-    /// Kernel memory charged to the control group, where it is known.
-    charged: Option<u64>,
-}
-
-impl Reading {
-    /// Waits until the counters have settled, and reads them.
-    fn settled() -> Result<Self, BenchError> {
-        std::thread::sleep(SETTLE);
-        Ok(Self { memory: MemInfo::read()?, own: MemInfo::own()?, charged: kernel_bytes() })
-    }
-}
-
-impl Serialize for Parts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
-    }
 }
 
 /// Makes the clones, lets the kernel settle, and counts.
@@ -160,7 +91,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
     let teardown_seconds = closing.elapsed().as_secs_f64();
     drop(first);
 
-    let parts = Parts::between(&before, &after, count);
+    let parts = Parts::between(&before, &after, count, after.own_since(&before));
     let free = -after.memory.grown(&before.memory, "MemFree").unwrap_or(f64::NAN);
     Ok(Density {
         clones: count,

@@ -1,40 +1,46 @@
-//! Forks of a guest that runs: how long it stands still, and how long its children take.
+//! Forks of a guest that runs: how long it stands still, how long its children take, and
+//! what it pays afterwards.
 //!
-//! The parent makes exits as fast as it can all the while, so that parking it has
-//! something to park, and its children show themselves at once. After every fork its
-//! heartbeat must go on.
-
-use std::time::{Duration, Instant};
+//! Two ways, in turn: in one process, by copying the pages that the parent has of its own;
+//! and in cells, by `fork(2)`, which copies page tables and leaves the copying of pages to
+//! whoever writes them next. The parent makes exits as fast as it can all the while, so that
+//! parking it has something to park, and its children show themselves at once. After every
+//! fork it must go on.
 
 use serde::Serialize;
-use tine_abi::command::{Command, Op, Status};
+use tine_abi::command::{Command, Op};
 use tine_abi::pattern::Selection;
-use tine_vmm::{Ladder, Machine, MemoryMode};
+use tine_vmm::Ladder;
 
-use super::Steps;
+use super::parents::{ByCopy, ByProcess, Parent, scattered_writes};
+use super::{Steps, ns_per_page};
 use crate::BenchError;
-use crate::error::Doing;
+use crate::cells::Cells;
 use crate::plan::{Plan, Section};
 use crate::progress::Progress;
-use crate::rig::{Rig, WORK_LIMIT, data_pages, options, total_us, work};
-use crate::stats::{Summary, microseconds};
+use crate::rig::{Rig, total_us};
+use crate::stats::{Summary, median, microseconds};
 
 /// Pages that the parent has written since it was spawned.
 const DIRTY: [u64; 3] = [1000, 10_000, 50_000];
-/// Pages of the parent that is forked into several children.
-const WIDE_DIRTY: u64 = 10_000;
+/// Pages of the parent that is forked into several children, and of the one whose memory is
+/// mapped in full.
+const MIDDLE: u64 = 10_000;
 const WIDE_CHILDREN: usize = 4;
-/// How long a parent's heartbeat may stand still.
-const BEAT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Forks of one kind of parent.
 #[derive(Clone, Debug, Serialize)]
 pub struct LiveForkRow {
+    /// `copy`: its pages were copied, in one process; `process`: its process was forked.
+    pub method: &'static str,
     /// Guest memory.
     pub guest_bytes: u64,
     /// Pages that the parent was told to write.
     pub dirty_pages: u64,
-    /// Pages that were copied: those, and the few that it writes to run.
+    /// Which pages the parent has mapped: `dirty`, those that it has written and few more, or
+    /// `all`.
+    pub mapped: &'static str,
+    /// Pages that were copied: those, and the few that it writes to run; none by `fork(2)`.
     pub copied_pages: u64,
     /// Children of one fork.
     pub children: usize,
@@ -52,122 +58,125 @@ pub struct LiveForkRow {
     pub first_instruction_p99_us: f64,
     /// From the request until the last child ran: median.
     pub last_child_us: f64,
+    /// What the parent's guest pays for a page that it had written when it writes it again
+    /// after the fork, its child alive: median. None where it was not measured.
+    pub refault_ns_per_page: Option<f64>,
     /// Medians of the first child's steps.
     pub ladder: Steps,
 }
 
+/// What is forked, and how often.
+#[derive(Clone, Copy)]
+struct Kind {
+    dirty: u64,
+    mapped: &'static str,
+    children: usize,
+    forks: usize,
+    refaults: usize,
+}
+
 /// Measures forks into one child, and into several.
 pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<LiveForkRow>, BenchError> {
-    let forks = DIRTY.iter().map(|&dirty| plan.forks(dirty)).sum::<usize>() + plan.wide_forks();
+    let kinds = DIRTY.map(|dirty| {
+        let one = Kind {
+            dirty,
+            mapped: "dirty",
+            children: 1,
+            forks: plan.forks(dirty),
+            refaults: plan.refaults(dirty),
+        };
+        let wide = Kind { children: WIDE_CHILDREN, forks: plan.wide_forks(), refaults: 0, ..one };
+        // Last, as what is mapped stays so.
+        let all = Kind { mapped: "all", forks: plan.wide_forks(), refaults: 0, ..one };
+        if dirty == MIDDLE { vec![one, wide, all] } else { vec![one] }
+    });
+    let forks = kinds.iter().flatten().map(|kind| kind.forks).sum();
     let progress = Progress::start(Section::LiveFork.name(), forks);
+    let mib = Section::LiveFork.guests_mib()[0];
+    let snapshot = rig.snapshot(mib)?;
+    let cells = Cells::start()?;
     let mut rows = Vec::new();
-    for dirty in DIRTY {
-        let parent = Parent::start(rig, dirty, &progress)?;
-        rows.push(parent.measure(1, plan.forks(dirty), &progress)?);
-        if dirty == WIDE_DIRTY {
-            rows.push(parent.measure(WIDE_CHILDREN, plan.wide_forks(), &progress)?);
+    for (dirty, kinds) in DIRTY.into_iter().zip(kinds) {
+        progress.say(format!("{dirty} dirty pages: writing them"));
+        let copy = ByCopy::start(rig, &snapshot)?;
+        let process = ByProcess::start(&cells, &snapshot)?;
+        let parents: [&dyn Parent; 2] = [&copy, &process];
+        for parent in parents {
+            parent.work(&scattered_writes(parent, dirty))?;
         }
-        parent.stop()?;
+        cells.fill()?;
+        for kind in kinds {
+            progress.say(format!("{dirty} dirty pages"));
+            rows.extend(measure(parents, kind, mib << 20, &progress)?);
+        }
     }
-    rows.sort_by_key(|row| (row.children, row.dirty_pages));
+    rows.sort_by_key(|row| (row.children, row.method, row.mapped != "dirty", row.dirty_pages));
     Ok(rows)
 }
 
-/// A guest at work.
-struct Parent {
-    machine: Machine,
-    dirty: u64,
-    ticket: tine_vmm::Ticket,
+/// Samples of one parent.
+#[derive(Default)]
+struct Samples {
+    pauses: Vec<f64>,
+    first: Vec<f64>,
+    last: Vec<f64>,
+    refaults: Vec<f64>,
+    ladders: Vec<Ladder>,
 }
 
-impl Parent {
-    fn start(rig: &mut Rig, dirty: u64, progress: &Progress) -> Result<Self, BenchError> {
-        progress.say(format!("{dirty} dirty pages: writing them"));
-        let mib = Section::LiveFork.guests_mib()[0];
-        let snapshot = rig.snapshot(mib)?;
-        let machine = rig.spawn(&snapshot, MemoryMode::Cow)?;
-        let pages = Selection::scattered(data_pages(&machine), dirty, dirty);
-        work(&machine, &Command::new(Op::Dirty, pages).seed(dirty))?;
-        let beat = Command::new(Op::Beat, Selection::NONE).amount(u64::MAX);
-        let ticket = machine.submit(0, &beat).doing("setting a parent to work")?;
-        progress.say(format!("{dirty} dirty pages"));
-        Ok(Self { machine, dirty, ticket })
-    }
-
-    fn measure(
-        &self,
-        children: usize,
-        forks: usize,
-        progress: &Progress,
-    ) -> Result<LiveForkRow, BenchError> {
+fn measure(
+    parents: [&dyn Parent; 2],
+    kind: Kind,
+    guest_bytes: u64,
+    progress: &Progress,
+) -> Result<[LiveForkRow; 2], BenchError> {
+    for parent in parents {
+        if kind.mapped == "all" {
+            parent.work(&Command::new(Op::Read, Selection::sequential(0, parent.pages())))?;
+        }
         // One that is not counted.
-        self.fork(children)?;
-        let (mut pauses, mut first, mut last) = (Vec::new(), Vec::new(), Vec::new());
-        let mut ladders = Vec::new();
-        for _ in 0..forks {
-            let family = self.fork(children)?;
-            if let Some(ladder) = family.first() {
-                pauses.push(ladder.parent_pause.map_or(f64::NAN, microseconds));
-                first.push(total_us(ladder, "a fork")?);
+        parent.fork(kind.children)?;
+    }
+    let mut samples = [Samples::default(), Samples::default()];
+    for round in 0..kind.forks {
+        for (parent, samples) in parents.into_iter().zip(&mut samples) {
+            let family = parent.fork(kind.children)?;
+            let ladders = &family.ladders;
+            if let (Some(first), Some(last)) = (ladders.first(), ladders.last()) {
+                samples.pauses.push(first.parent_pause.map_or(f64::NAN, microseconds));
+                samples.first.push(total_us(first, "a fork")?);
+                samples.last.push(total_us(last, "a fork")?);
+                samples.ladders.push(first.clone());
             }
-            if let Some(ladder) = family.last() {
-                last.push(total_us(ladder, "a fork")?);
+            if round < kind.refaults {
+                let us = parent.work(&scattered_writes(parent, kind.dirty))?;
+                samples.refaults.push(ns_per_page(us, kind.dirty));
             }
-            ladders.extend(family.into_iter().take(1));
-            progress.step();
         }
-        let (pauses, first) = (Summary::of(pauses), Summary::of(first));
-        Ok(LiveForkRow {
-            guest_bytes: self.machine.ram_bytes(),
-            dirty_pages: self.dirty,
-            copied_pages: ladders.first().map_or(0, |ladder| ladder.dirty_pages),
-            children,
-            strategy: ladders
-                .first()
-                .map_or_else(String::new, |ladder| ladder.strategy.to_string()),
-            n: forks,
-            parent_pause_us: pauses.p50,
-            parent_pause_p99_us: pauses.p99,
-            first_instruction_us: first.p50,
-            first_instruction_p99_us: first.p99,
-            last_child_us: Summary::of(last).p50,
-            ladder: Steps::of(&ladders),
-        })
+        progress.step();
     }
-
-    /// Ladders of the children of one fork, who are gone.
-    fn fork(&self, children: usize) -> Result<Vec<Ladder>, BenchError> {
-        let children = (0..children).map(|_| options()).collect();
-        let family = self.machine.fork(children).doing("a fork of a running guest")?;
-        let family = family
-            .into_iter()
-            .map(|child| child.doing("a child of a running guest"))
-            .collect::<Result<Vec<_>, _>>()?;
-        goes_on(&self.machine)?;
-        Ok(family.iter().map(Machine::ladder).collect())
-    }
-
-    fn stop(self) -> Result<(), BenchError> {
-        self.machine.cancel(0).doing("stopping a parent")?;
-        let reply = self.machine.wait(self.ticket, WORK_LIMIT).doing("stopping a parent")?;
-        if reply.status == Status::Cancelled {
-            return Ok(());
-        }
-        let doing = "stopping a parent that was to work for ever".to_owned();
-        Err(BenchError::Incomplete { doing, done: reply.done, asked: u64::MAX })
-    }
+    let [copy, process] = samples;
+    Ok([row(parents[0], kind, guest_bytes, copy), row(parents[1], kind, guest_bytes, process)])
 }
 
-/// Sees to it that the guest is still at work.
-fn goes_on(machine: &Machine) -> Result<(), BenchError> {
-    let beat = || machine.heartbeat(0).doing("listening for a parent's heartbeat");
-    let (before, begun) = (beat()?, Instant::now());
-    while beat()? == before {
-        if begun.elapsed() > BEAT_LIMIT {
-            let seconds = BEAT_LIMIT.as_secs();
-            return Err(BenchError::Heartbeat { heartbeat: before, seconds });
-        }
-        std::thread::sleep(Duration::from_micros(50));
+fn row(parent: &dyn Parent, kind: Kind, guest_bytes: u64, samples: Samples) -> LiveForkRow {
+    let (pauses, first) = (Summary::of(samples.pauses), Summary::of(samples.first));
+    let one = samples.ladders.first();
+    LiveForkRow {
+        method: parent.method(),
+        guest_bytes,
+        dirty_pages: kind.dirty,
+        mapped: kind.mapped,
+        copied_pages: one.map_or(0, |ladder| ladder.dirty_pages),
+        children: kind.children,
+        strategy: one.map_or_else(String::new, |ladder| ladder.strategy.to_string()),
+        n: pauses.n,
+        parent_pause_us: pauses.p50,
+        parent_pause_p99_us: pauses.p99,
+        first_instruction_us: first.p50,
+        first_instruction_p99_us: first.p99,
+        last_child_us: median(samples.last),
+        refault_ns_per_page: (!samples.refaults.is_empty()).then(|| median(samples.refaults)),
+        ladder: Steps::of(&samples.ladders),
     }
-    Ok(())
 }

@@ -1,16 +1,24 @@
 //! What is measured: one thing a file.
 
+pub mod cells;
+pub mod confinement;
 pub mod cow_faults;
 pub mod crossover;
 pub mod density;
+pub mod dormant;
+pub mod fanout;
 mod grid;
 pub mod hot_set;
 pub mod ledger;
 pub mod live_fork;
+mod parents;
+pub mod parts;
 pub mod read_faults;
 pub mod reset;
 pub mod spawn;
+pub mod spawn_rate;
 pub mod teardown;
+pub mod working_set;
 
 use serde::{Serialize, Serializer};
 use tine_abi::pattern::{Pattern, Selection};

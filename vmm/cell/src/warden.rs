@@ -48,7 +48,7 @@ pub enum WardenError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Order {
     /// First of all: how cells are confined.
-    Begin { namespaces: bool },
+    Begin { namespaces: bool, seccomp: bool },
     /// Make a cell, with the end of a channel.
     Cell,
 }
@@ -82,7 +82,8 @@ impl Warden {
             .spawn()
             .map_err(WardenError::Start)?;
         let warden = Self { channel: own, process: Mutex::new(process) };
-        warden.channel.send(&Order::Begin { namespaces: confinement.namespaces }, &[])?;
+        let Confinement { namespaces, seccomp } = confinement;
+        warden.channel.send(&Order::Begin { namespaces, seccomp }, &[])?;
         match warden.channel.receive()?.message {
             Report::Ready(Ok(())) => Ok(warden),
             Report::Ready(Err(reason)) | Report::NoCell(reason) => Err(WardenError::Unable(reason)),
@@ -135,10 +136,10 @@ pub fn main() -> io::Result<()> {
         tracing::debug!(%error, "no session of the warden's own");
     }
     let order: Order = channel.receive().map_err(io::Error::other)?.message;
-    let Order::Begin { namespaces } = order else {
+    let Order::Begin { namespaces, seccomp } = order else {
         return Err(io::Error::other("the first order must say how cells are confined"));
     };
-    let confinement = Confinement { namespaces };
+    let confinement = Confinement { namespaces, seccomp };
     if namespaces {
         // Only children are in it, so the warden proper is one.
         unshare_pids()?;

@@ -144,3 +144,20 @@ fn bytes_of(file: &File) -> Result<Vec<u8>, PartsError> {
     file.read_exact_at(&mut bytes, 0).map_err(failed)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek, SeekFrom};
+
+    #[test]
+    fn files_are_read_whatever_their_position_is() {
+        let mut file = file_of(b"description").unwrap();
+        for position in [0, 5, 11] {
+            file.seek(SeekFrom::Start(position)).unwrap();
+            assert_eq!(bytes_of(&file).unwrap(), b"description");
+            // Another process may be about to read it.
+            assert_eq!(file.stream_position().unwrap(), position);
+        }
+    }
+}

@@ -239,15 +239,24 @@ impl Nursery {
         let (FrozenCell(mut first), pause) = self.freeze(parent)?;
         let siblings = self.split(&mut first, children.len().saturating_sub(1));
         let lines = std::iter::once(Ok(first)).chain(siblings);
-        // All are asked before the first is waited for: they start side by side.
-        let asked: Vec<_> = lines
+        // None starts before the last is ready to: their guests would take the processors that
+        // the others need.
+        let ready: Vec<_> = lines
             .zip(children)
             .map(|(line, (wish, console))| {
                 let mut line = line?;
                 line.enter(self.shared.cgroups.as_ref())?;
                 line.limit(&wish.limits)?;
                 line.give_pagemap()?;
-                line.ask(Request::Thaw(wish.start), &[])?;
+                Ok((line, wish.start, console))
+            })
+            .collect();
+        // All are asked before the first is waited for: they start side by side.
+        let asked: Vec<_> = ready
+            .into_iter()
+            .map(|ready: Result<(Line, Start, ConsoleOutput), Fault>| {
+                let (mut line, start, console) = ready?;
+                line.ask(Request::Thaw(start), &[])?;
                 Ok((line, console))
             })
             .collect();

@@ -1,0 +1,177 @@
+//! A daemon to measure: the running program itself, in a process and a directory of its own.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::BenchError;
+use crate::client::Client;
+
+/// How long the daemon may take to listen, and to stop.
+const LIMIT: Duration = Duration::from_secs(20);
+/// After this time without requests the daemon has all clones ready again: it rests for a
+/// few milliseconds after the last that was taken, and makes each in as many.
+pub const REFILL: Duration = Duration::from_millis(80);
+
+/// A daemon. It is stopped, and its directory removed, when this is dropped.
+pub struct Daemon {
+    process: Child,
+    directory: PathBuf,
+    token: String,
+}
+
+impl Daemon {
+    /// Starts one, and waits until it listens.
+    pub fn start() -> Result<Self, BenchError> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tine-bench-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let made = DirBuilder::new().mode(0o700).create(&directory);
+        made.map_err(|source| BenchError::Write { path: directory.clone(), source })?;
+        let process = launch(&directory).inspect_err(|_| remove(&directory))?;
+        let mut daemon = Self { process, directory, token: String::new() };
+        daemon.wait()?;
+        Ok(daemon)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("socket")
+    }
+
+    /// Waits until it answers.
+    fn wait(&mut self) -> Result<(), BenchError> {
+        let begun = Instant::now();
+        loop {
+            if let Ok(token) = fs::read_to_string(self.directory.join("token")) {
+                self.token = token.trim().to_owned();
+                if let Ok(mut client) = Client::connect(&self.socket(), &self.token) {
+                    return client.ask("GET", "/v1/sandboxes", None).map(drop);
+                }
+            }
+            let ended = matches!(self.process.try_wait(), Ok(Some(_)));
+            if ended || begun.elapsed() > LIMIT {
+                return Err(self.failed("starting a daemon", "it does not listen"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A client with a connection of its own.
+    pub fn client(&self) -> Result<Client, BenchError> {
+        Client::connect(&self.socket(), &self.token)
+            .map_err(|error| self.failed("connecting to a daemon", &error.to_string()))
+    }
+
+    /// It failed for `reason`; the last of its log goes with it.
+    pub fn failed(&self, doing: &str, reason: &str) -> BenchError {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let last = log.lines().next_back().unwrap_or_default();
+        BenchError::Daemon { doing: doing.to_owned(), reason: format!("{reason} ({last})") }
+    }
+}
+
+/// Starts the running program as a daemon in `directory`.
+fn launch(directory: &std::path::Path) -> Result<Child, BenchError> {
+    let path = directory.join("log");
+    let log = File::create(&path).map_err(|source| BenchError::Write { path, source })?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args(["serve", "--listen"])
+        .arg(format!("unix:{}", directory.join("socket").display()))
+        .arg("--token-file")
+        .arg(directory.join("token"))
+        .arg("--images")
+        .arg(directory.join("images"))
+        // What a daemon writes down for every request is measured with it.
+        .env("TINE_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log));
+    let end_with_parent = || {
+        // SAFETY: sets a property of the new process, before its program starts.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one system call and takes no lock.
+    unsafe { command.pre_exec(end_with_parent) };
+    command.spawn().map_err(|source| BenchError::Call { call: "starting a daemon", source })
+}
+
+fn remove(directory: &std::path::Path) {
+    // It lies where temporary things lie, in any case.
+    let _ = fs::remove_dir_all(directory);
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.process.id()) {
+            // SAFETY: sends a signal; the process has not been waited for, so it is this one.
+            unsafe { libc::kill(pid, libc::SIGTERM) };
+        }
+        let begun = Instant::now();
+        while matches!(self.process.try_wait(), Ok(None)) {
+            if begun.elapsed() > LIMIT {
+                // There is no more that could be done.
+                let _ = self.process.kill();
+                let _ = self.process.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        remove(&self.directory);
+    }
+}
+
+/// A clone that the daemon has made.
+pub struct Spawned {
+    id: String,
+    /// Where its cell came from.
+    pub cell: String,
+    /// From the request to the whole answer, microseconds.
+    pub us: f64,
+}
+
+impl Spawned {
+    /// Ends it.
+    pub fn kill(self, client: &mut Client) -> Result<(), BenchError> {
+        client.ask("DELETE", &format!("/v1/sandboxes/{}", self.id), None).map(drop)
+    }
+}
+
+/// Asks for a clone.
+pub fn spawn(client: &mut Client, wish: &Value) -> Result<Spawned, BenchError> {
+    const PATH: &str = "/v1/sandboxes";
+    let answer = client.ask("POST", PATH, Some(wish))?;
+    let sandbox = &answer.body["results"][0]["sandbox"];
+    let (id, ladder) = (sandbox["id"].as_str(), &sandbox["ladder"]);
+    match (id, ladder["total"].as_f64()) {
+        (Some(id), Some(_)) => Ok(Spawned {
+            id: id.to_owned(),
+            cell: ladder["cell"].as_str().unwrap_or("unknown").to_owned(),
+            us: answer.us,
+        }),
+        _ => Err(BenchError::Daemon {
+            doing: format!("POST {PATH} of a daemon"),
+            reason: format!("no clone that has run: {}", answer.body),
+        }),
+    }
+}
+
+/// Has the daemon make a snapshot of a guest of `mib`, and returns its name.
+pub fn make_snapshot(client: &mut Client, mib: u64) -> Result<String, BenchError> {
+    let name = format!("bench-{mib}");
+    let first = spawn(client, &json!({ "image": "workload", "memory_mib": mib }))?;
+    let path = format!("/v1/sandboxes/{}/snapshot", first.id);
+    client.ask("POST", &path, Some(&json!({ "name": name })))?;
+    first.kill(client)?;
+    Ok(name)
+}
