@@ -22,6 +22,7 @@ pub use listen::Listen;
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use tine_cell::{Nursery, NurseryConfig};
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 
 use crate::audit::{Audit, AuditError, Entry, Event};
@@ -163,6 +165,25 @@ impl App {
     ) -> Result<T, Problem> {
         let turn = self.turns.take(key).await?;
         self.on_thread(turn, work).await
+    }
+
+    /// The same for `work` that is likely to take less than the way to another thread and back: it
+    /// is done on this one, which others need not wait for.
+    async fn in_place<T: Send + 'static>(
+        &self,
+        key: &str,
+        work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = self.turns.take(key).await?;
+        // A runtime of one thread has no other that could go on with the rest.
+        if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            return self.on_thread(turn, work).await;
+        }
+        let _held = (turn, self.drain.enter());
+        let _operation = self.registry.metrics.operation();
+        let work = AssertUnwindSafe(|| work(&self.registry));
+        tokio::task::block_in_place(|| catch_unwind(work))
+            .unwrap_or_else(|_| Err(Problem::internal("the operation died")))
     }
 
     /// The same for `work` that waits for a guest.

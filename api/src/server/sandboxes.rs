@@ -21,6 +21,7 @@ use crate::model::{
     SandboxAnswer, SandboxList, SpawnRequest,
 };
 use crate::problem::Problem;
+use crate::registry::Registry;
 use crate::stream::Channel;
 
 /// What a client must know of the header.
@@ -45,7 +46,8 @@ pub(super) async fn spawn(
     let requested = Instant::now();
     app.drain.check()?;
     let key = request.snapshot.as_ref().or(request.image.as_ref()).cloned().unwrap_or_default();
-    let results = app.blocking(&key, move |registry| registry.spawn(&request, requested)).await?;
+    let spawn = move |registry: &Registry| registry.spawn(&request, requested);
+    let results = app.in_place(&key, spawn).await?;
     notes.made(&results);
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }

@@ -284,6 +284,14 @@ impl Tools {
 
 /// Makes cells, and tells of those that end, until the daemon is gone.
 fn serve(channel: &Channel, tools: &Tools) -> io::Result<()> {
+    match work(channel, tools) {
+        // The daemon is gone while it was told something.
+        Err(ChannelError::Closed) => Ok(()),
+        other => other.map_err(io::Error::other),
+    }
+}
+
+fn work(channel: &Channel, tools: &Tools) -> Result<(), ChannelError> {
     loop {
         // SAFETY: the eventfd is open as long as the tools are there.
         let ended = unsafe { std::os::fd::BorrowedFd::borrow_raw(tools.ended.as_raw_fd()) };
@@ -291,26 +299,25 @@ fn serve(channel: &Channel, tools: &Tools) -> io::Result<()> {
             [PollFd::new(channel, PollFlags::IN), PollFd::from_borrowed_fd(ended, PollFlags::IN)];
         match poll(&mut sources, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(ChannelError::Io("waiting for", error.into())),
         }
         // Nothing to read is no matter: a signal tells of several, or of one seen already.
         let _ = tools.ended.read();
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get() as u32;
             let report = Report::Ended(pid, status.as_raw());
-            channel.send(&report, &[]).map_err(io::Error::other)?;
+            channel.send(&report, &[])?;
         }
         loop {
             let order = match channel.try_receive::<Order>() {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break,
-                Err(ChannelError::Closed) => return Ok(()),
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(error),
             };
             let Some(end) = order.files.into_iter().next() else { continue };
             if let Err(error) = tools.make_cell(end, channel) {
                 let report = Report::NoCell(error.to_string());
-                channel.send(&report, &[]).map_err(io::Error::other)?;
+                channel.send(&report, &[])?;
             }
         }
     }

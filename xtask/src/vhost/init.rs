@@ -46,6 +46,7 @@ const LATE: &str = "#!/vhost/bin/busybox sh
 export PATH=/vhost/bin:/bin:/usr/bin HOME=/root TINE_IMAGES=/vhost/images TERM=dumb
 mount -t proc none /proc
 mount -t sysfs none /sys
+mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs none /tmp
 mount -t tmpfs none /run
 ip link set lo up

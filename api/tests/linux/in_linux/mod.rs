@@ -4,6 +4,7 @@ mod common;
 mod devices;
 mod endings;
 mod identity;
+mod limits;
 mod load;
 mod service;
 mod state;

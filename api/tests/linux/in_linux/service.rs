@@ -65,13 +65,13 @@ fn what_can_not_be_run_is_told() {
 }
 
 /// A daemon of its own; killed when dropped.
-struct Daemon {
+pub struct Daemon {
     child: Child,
     directory: tempfile::TempDir,
 }
 
 impl Daemon {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let mut child = tine()
@@ -104,13 +104,13 @@ impl Daemon {
     }
 
     /// Runs a verb, which must succeed. Returns its output.
-    fn ask(&self, arguments: &[&str]) -> String {
+    pub fn ask(&self, arguments: &[&str]) -> String {
         let output = self.client(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         text(&output.stdout)
     }
 
-    fn fails(&self, arguments: &[&str]) -> String {
+    pub fn fails(&self, arguments: &[&str]) -> String {
         let output = self.client(arguments).output().unwrap();
         assert!(!output.status.success(), "{arguments:?}: {output:?}");
         text(&output.stderr)

@@ -9,9 +9,12 @@ const FILES: u64 = 4096;
 /// Stack of the main thread, bytes: each live fork goes on deeper in it.
 const STACK: u64 = 64 << 20;
 
-/// Sets them, for good.
-pub(super) fn set() -> io::Result<()> {
-    let limits = [
+/// Processes and threads of a user id that a cell has for itself and its forks.
+const PROCESSES: u64 = 16_384;
+
+/// Sets them, for good; `own_user` is whether the user id is the cell's alone.
+pub(super) fn set(own_user: bool) -> io::Result<()> {
+    let mut limits = vec![
         (Resource::Core, 0),
         (Resource::Nofile, FILES),
         (Resource::Stack, STACK),
@@ -20,6 +23,9 @@ pub(super) fn set() -> io::Result<()> {
         (Resource::Nice, 0),
         (Resource::Rtprio, 0),
     ];
+    if own_user {
+        limits.push((Resource::Nproc, PROCESSES));
+    }
     for (resource, value) in limits {
         let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
         let value = Some(value.min(most));

@@ -77,7 +77,7 @@ pub fn confine(confinement: Confinement, filter: &Filter) -> Result<(), ConfineE
     if confinement.namespaces {
         owner = namespaces::enter(owner)?;
     }
-    limits::set().map_err(failed("setting limits"))?;
+    limits::set(owner.is_own()).map_err(failed("setting limits"))?;
     drop_capabilities().map_err(failed("dropping capabilities"))?;
     owner.hide().map_err(failed("closing /proc to others"))?;
     if confinement.seccomp {

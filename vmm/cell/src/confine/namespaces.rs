@@ -34,6 +34,11 @@ impl Owner {
         Self { user, group: rustix::process::getegid().as_raw(), is_own: false }
     }
 
+    /// Whether nobody else has its user id.
+    pub(super) fn is_own(self) -> bool {
+        self.is_own
+    }
+
     /// Closes /proc/PID of this process to others of the same user, where its keeper may look
     /// all the same.
     pub(super) fn hide(self) -> io::Result<()> {

@@ -96,11 +96,7 @@ impl Cell {
         self.say(&Said::Hello { version: VERSION })?;
         loop {
             self.wait()?;
-            // A bell without a machine, or none at all, reads as an error.
-            let _ = self.bell.read();
-            self.console.flush()?;
-            self.tell_state()?;
-            self.answer_waiting()?;
+            // What is asked goes first: somebody waits for it.
             while let Some(packet) = self.channel.try_receive::<Numbered>()? {
                 let Numbered { number, request } = packet.message;
                 let outcome = self.perform(number, request, packet.files);
@@ -112,6 +108,11 @@ impl Cell {
                     Outcome::Leave => return Ok(()),
                 }
             }
+            // A bell without a machine, or none at all, reads as an error.
+            let _ = self.bell.read();
+            self.console.flush()?;
+            self.tell_state()?;
+            self.answer_waiting()?;
         }
     }
 

@@ -437,6 +437,9 @@ impl Cell {
         known.busy = false;
         known.waiting.clear();
         drop(known);
+        if let Some(leaf) = &self.hearer.leaf {
+            leaf.kill();
+        }
         self.hearer.process.kill();
     }
 }

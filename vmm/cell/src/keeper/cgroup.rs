@@ -166,6 +166,13 @@ impl Leaf {
         Ok(())
     }
 
+    /// Kills every process in it: also those that a cell that was taken over may have made.
+    pub(super) fn kill(&self) {
+        if let Err(error) = self.set("cgroup.kill", "1".into()) {
+            tracing::debug!(%error, "a cgroup can't be killed as one");
+        }
+    }
+
     /// Whether a process in it was killed for the memory it took.
     pub(super) fn ran_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
