@@ -9,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tine_cell::Origin;
+use tine_cell::keeper::Fill;
 use tine_vmm::Ladder;
 
 use crate::model::Memory;
@@ -26,6 +28,18 @@ struct Way {
     memory: &'static str,
 }
 
+/// Where the cell of a clone came from.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct From {
+    from: &'static str,
+}
+
+/// What a cell that waits has in it.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
 /// Times, apart by what would make them differ.
 type Times = Family<Way, Histogram, fn() -> Histogram>;
 
@@ -37,6 +51,9 @@ pub struct Metrics {
     snapshots: Gauge,
     operations: Gauge,
     made: Family<Made, Counter>,
+    cells: Family<From, Counter>,
+    ready: Family<Kind, Gauge>,
+    drained: Gauge,
     failed: Family<Made, Counter>,
     killed: Counter,
     expired: Counter,
@@ -72,6 +89,9 @@ impl Metrics {
             snapshots: Gauge::default(),
             operations: Gauge::default(),
             made: Family::default(),
+            cells: Family::default(),
+            ready: Family::default(),
+            drained: Gauge::default(),
             failed: Family::default(),
             killed: Counter::default(),
             expired: Counter::default(),
@@ -94,6 +114,17 @@ impl Metrics {
             metrics.operations.clone(),
         );
         registry.register("sandboxes_made", "Sandboxes made", metrics.made.clone());
+        registry.register(
+            "cells_used",
+            "Cells of clones, by where they came from: dormant is a hit",
+            metrics.cells.clone(),
+        );
+        registry.register("cells_ready", "Cells made ahead", metrics.ready.clone());
+        registry.register(
+            "cells_drained",
+            "Cells made ahead that were given up because memory was short",
+            metrics.drained.clone(),
+        );
         registry.register(
             "sandboxes_failed",
             "Sandboxes that could not be made",
@@ -145,6 +176,19 @@ impl Metrics {
         if let Some(entry) = ladder.first_instruction {
             self.guest_entry.get_or_create(&way).observe(entry.as_secs_f64());
         }
+    }
+
+    /// A clone has a cell that came from `origin`.
+    pub fn cell(&self, origin: Origin) {
+        self.cells.get_or_create(&From { from: origin.name() }).inc();
+    }
+
+    /// So many cells are ready.
+    pub fn fill(&self, fill: Fill) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.ready.get_or_create(&Kind { kind: "blank" }).set(count(fill.blank));
+        self.ready.get_or_create(&Kind { kind: "dormant" }).set(count(fill.dormant));
+        self.drained.set(i64::try_from(fill.drained).unwrap_or(i64::MAX));
     }
 
     /// `count` sandboxes could not be made.

@@ -219,6 +219,9 @@ impl Registry {
             }
         };
         self.metrics.made(by, origin.memory, &vm.ladder());
+        if let Some(cell) = cell {
+            self.metrics.cell(cell);
+        }
         let lifetime = origin.timeout_s.map(Duration::from_secs);
         let created = SystemTime::now();
         self.record(|| SandboxRecord {

@@ -5,14 +5,15 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
+use tine_cell::confine::Confinement;
+use tine_cell::warden::Warden;
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, Ring0};
 use tine_vmm::memory::pagemap::{self, Method};
@@ -90,7 +91,7 @@ fn examine() -> Vec<Check> {
         transparent_huge_pages(),
         shmem_huge_pages(),
         cgroup(),
-        user_namespaces(),
+        confinement(),
         mappings(),
         descriptors(),
         memory(),
@@ -303,25 +304,16 @@ fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
     })
 }
 
-fn user_namespaces() -> Check {
-    const NAME: &str = "user namespaces";
-    let mut child = Command::new("/proc/self/exe");
-    child.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: between fork and exec the child makes one system call, which is safe in the
-    // child of a process with threads.
-    unsafe {
-        child.pre_exec(|| match libc::unshare(libc::CLONE_NEWUSER) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        });
-    }
-    match child.status() {
-        Ok(_) => Check::ok(NAME, "can be made"),
-        Err(error) => Check::warn(
-            NAME,
-            format!("can't be made ({error}): a process per machine would have less confinement"),
-            "raise user.max_user_namespaces, and set kernel.unprivileged_userns_clone=1 where it exists",
-        ),
+/// Makes and confines a first cell.
+fn confinement() -> Check {
+    const NAME: &str = "confinement";
+    const FIX: &str = "raise user.max_user_namespaces, and set kernel.unprivileged_userns_clone=1 where it \
+                       exists; else `tine serve --allow-unconfined` does without namespaces";
+    match Warden::start(Path::new("/proc/self/exe"), Confinement::default()) {
+        Ok(_) => {
+            Check::ok(NAME, "each sandbox gets a process in namespaces of its own, under seccomp")
+        }
+        Err(error) => Check::warn(NAME, chain(&error), FIX),
     }
 }
 

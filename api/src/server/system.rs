@@ -34,6 +34,9 @@ pub(super) async fn health(State(app): State<App>) -> Response {
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let (sandboxes, snapshots) = app.registry.counts();
+    if let Some(nursery) = app.registry.engine().nursery() {
+        app.registry.metrics.fill(nursery.fill());
+    }
     let text = app
         .registry
         .metrics
