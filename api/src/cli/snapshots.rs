@@ -71,7 +71,7 @@ impl Snapshots {
 
 fn show(snapshots: &[Value]) -> String {
     table(
-        ["ID", "NAME", "OF", "VCPUS", "RAM", "DELTA", "HOT PAGES", "PAUSE"],
+        ["ID", "NAME", "OF", "VCPUS", "RAM", "DELTA", "HOT PAGES", "PAUSE", "FILE"],
         &[3, 4, 5, 6, 7],
         snapshots.iter().map(|snapshot| {
             [
@@ -83,6 +83,7 @@ fn show(snapshots: &[Value]) -> String {
                 number(snapshot, "/delta_bytes", |count| size::bytes(count as u64)),
                 text(snapshot, "/hot_set_pages"),
                 number(snapshot, "/pause_us", size::micros),
+                text(snapshot, "/saved"),
             ]
         }),
     )

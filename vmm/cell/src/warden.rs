@@ -4,12 +4,13 @@
 //! It has one thread and is forked for every cell, without a new program: what a program's
 //! start costs and takes of memory is shared by all cells. It never hears of guests.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -69,6 +70,7 @@ pub enum Report {
 pub struct Warden {
     channel: Channel,
     process: Mutex<Child>,
+    ending: AtomicBool,
 }
 
 impl Warden {
@@ -76,12 +78,14 @@ impl Warden {
     pub fn start(program: &Path, confinement: Confinement) -> Result<Self, WardenError> {
         let (own, other) = Channel::pair().map_err(WardenError::Start)?;
         let process = Command::new(program)
+            .arg0("tine")
             .arg(SUBCOMMAND)
             .stdin(Stdio::from(OwnedFd::from(other)))
             .stdout(Stdio::null())
             .spawn()
             .map_err(WardenError::Start)?;
-        let warden = Self { channel: own, process: Mutex::new(process) };
+        let warden =
+            Self { channel: own, process: Mutex::new(process), ending: AtomicBool::new(false) };
         let Confinement { namespaces, seccomp } = confinement;
         warden.channel.send(&Order::Begin { namespaces, seccomp }, &[])?;
         match warden.channel.receive()?.message {
@@ -107,8 +111,14 @@ impl Warden {
         Ok(self.channel.try_receive()?.map(|packet| packet.message))
     }
 
+    /// Whether its end is meant.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
+    }
+
     /// Ends it, with all cells, and waits until they are gone.
     pub fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
         // It leaves when its channel does.
         if let Err(error) = rustix::net::shutdown(&self.channel, rustix::net::Shutdown::Both) {
             tracing::debug!(%error, "the warden has left already");
@@ -215,7 +225,15 @@ extern "C" fn on_child(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_
     unsafe { libc::write(ENDED.load(Ordering::Relaxed), one.as_ptr().cast(), one.len()) };
 }
 
+/// Has `ps` show this process under another name.
+fn call_oneself(name: &CStr) {
+    if let Err(error) = rustix::thread::set_name(name) {
+        tracing::debug!(%error, "a process keeps its name");
+    }
+}
+
 fn prepare(confinement: Confinement) -> Result<Tools, Unable> {
+    call_oneself(c"tine-warden");
     let host = Arc::new(KvmHost::open()?);
     let filter = Filter::new()?;
     // Both find out once how the kernel does it, which they can't in a cell.
@@ -272,6 +290,7 @@ impl Tools {
     }
 
     fn become_cell(&self, end: Channel) -> u8 {
+        call_oneself(c"tine-cell");
         match confine(self.confinement, &self.filter) {
             Ok(()) => inside::run(end, Arc::clone(&self.host)),
             Err(error) => {

@@ -151,7 +151,9 @@ impl Shared {
                 }
                 Ok(Some(Report::Ready(_))) => {}
                 Err(error) => {
-                    tracing::error!(%error, "the warden is gone, and all cells with it");
+                    if !self.warden.is_ending() {
+                        tracing::error!(%error, "the warden is gone, and all cells with it");
+                    }
                     self.close();
                     return false;
                 }
