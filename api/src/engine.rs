@@ -178,6 +178,14 @@ impl Engine {
         }
     }
 
+    /// Whether a clone of `snapshot` takes less time than the way to another thread and back.
+    pub fn is_quick(&self, snapshot: &Held) -> bool {
+        match (self, &snapshot.place) {
+            (Self::Cells(nursery), Place::Cell(snapshot)) => nursery.is_settled(snapshot),
+            _ => false,
+        }
+    }
+
     /// Forks `parent`, which goes on: one result for each of `children`, in order.
     pub fn fork(
         &self,

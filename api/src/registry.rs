@@ -164,6 +164,22 @@ impl Registry {
         Ok((0..request.count).map(make).collect())
     }
 
+    /// Whether `request` will take less time than the way to another thread and back.
+    pub fn is_quick(&self, request: &SpawnRequest) -> bool {
+        if request.count != 1 || !request.hot_set || request.memory != Memory::Cow {
+            return false;
+        }
+        let snapshot = match &request.snapshot {
+            Some(name) => self.find_snapshot(name).ok().map(|(_, stored)| stored.snapshot.clone()),
+            None => {
+                let memory_mib = request.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB);
+                let shape = Shape { vcpus: request.vcpus.unwrap_or(1), memory_mib };
+                self.templates.there(request.image.as_deref().unwrap_or(WORKLOAD), shape)
+            }
+        };
+        snapshot.is_some_and(|snapshot| self.engine.is_quick(&snapshot))
+    }
+
     /// Forks sandbox `id`, which goes on.
     pub fn fork(
         &self,

@@ -37,7 +37,7 @@ pub mod snapshot;
 pub use fork::Ladder;
 pub use kvm::KvmHost;
 pub use machine::{
-    Agent, End, Identity, LinuxConfig, Machine, MachineConfig, MachineError, MemoryMode,
+    Agent, End, Herald, Identity, LinuxConfig, Machine, MachineConfig, MachineError, MemoryMode,
     SpawnOptions, Status, Ticket,
 };
 pub use snapshot::Snapshot;

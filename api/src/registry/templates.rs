@@ -61,6 +61,15 @@ impl Templates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The snapshot of `image` in `shape`, if it is there already.
+    pub(super) fn there(&self, image: &str, shape: Shape) -> Option<Held> {
+        let places = self.places();
+        let (_, place) = places.by_wish.get(&(image.to_owned(), shape))?;
+        // Whoever boots it holds the place.
+        let template = place.try_lock().ok()?;
+        template.clone()
+    }
+
     /// The snapshot of `image`, in `store` unless it is the built-in one, in `shape`; it boots
     /// for the first who asks, and the others wait.
     pub(super) fn get(

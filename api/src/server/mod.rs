@@ -35,7 +35,6 @@ use tine_cell::{Nursery, NurseryConfig};
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, KvmError};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 
 use crate::audit::{Audit, AuditError, Entry, Event};
@@ -167,22 +166,21 @@ impl App {
         self.on_thread(turn, work).await
     }
 
-    /// The same for `work` that is likely to take less than the way to another thread and back: it
-    /// is done on this one, which others need not wait for.
-    async fn in_place<T: Send + 'static>(
+    /// The same, but `work` that is `quick` is done on this thread: the way to another one and back
+    /// takes longer.
+    async fn quickly<T: Send + 'static>(
         &self,
         key: &str,
+        quick: impl FnOnce(&Registry) -> bool,
         work: impl FnOnce(&Registry) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let turn = self.turns.take(key).await?;
-        // A runtime of one thread has no other that could go on with the rest.
-        if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        if !quick(&self.registry) {
             return self.on_thread(turn, work).await;
         }
         let _held = (turn, self.drain.enter());
         let _operation = self.registry.metrics.operation();
-        let work = AssertUnwindSafe(|| work(&self.registry));
-        tokio::task::block_in_place(|| catch_unwind(work))
+        catch_unwind(AssertUnwindSafe(|| work(&self.registry)))
             .unwrap_or_else(|_| Err(Problem::internal("the operation died")))
     }
 

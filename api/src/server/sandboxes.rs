@@ -1,6 +1,7 @@
 //! Sandboxes: made, listed, stopped, forked, looked into.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -46,8 +47,11 @@ pub(super) async fn spawn(
     let requested = Instant::now();
     app.drain.check()?;
     let key = request.snapshot.as_ref().or(request.image.as_ref()).cloned().unwrap_or_default();
+    let request = Arc::new(request);
+    let asked = Arc::clone(&request);
+    let quick = move |registry: &Registry| registry.is_quick(&asked);
     let spawn = move |registry: &Registry| registry.spawn(&request, requested);
-    let results = app.in_place(&key, spawn).await?;
+    let results = app.quickly(&key, quick, spawn).await?;
     notes.made(&results);
     Ok((StatusCode::CREATED, Json(CloneResults { results })))
 }

@@ -179,15 +179,17 @@ fn outlive(child: i32, channel: Channel) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes this process's children the first of a new PID namespace.
+/// Makes this process's children the first of a new PID namespace, and moves it into a network
+/// namespace with nothing in it, which they inherit.
 fn unshare_pids() -> io::Result<()> {
+    let wanted = UnshareFlags::NEWPID | UnshareFlags::NEWNET;
     // SAFETY: the file descriptor table is not among what is unshared.
-    match unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) } {
+    match unsafe { rustix::thread::unshare_unsafe(wanted) } {
         Err(rustix::io::Errno::PERM) => {}
         other => return Ok(other?),
     }
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWPID;
+    let flags = UnshareFlags::NEWUSER | wanted;
     // SAFETY: as above.
     unsafe { rustix::thread::unshare_unsafe(flags) }?;
     std::fs::write("/proc/self/setgroups", "deny")?;

@@ -7,7 +7,7 @@ use super::Ladder;
 use crate::devices::{Board, ConsoleSink};
 use crate::kvm::{ClockPolicy, KvmHost, Shell, ShellConfig, Slot};
 use crate::machine::{
-    Gate, Identity, Machine, MachineError, MachineParts, MemoryMode, SpawnOptions,
+    Gate, Herald, Identity, Machine, MachineError, MachineParts, MemoryMode, SpawnOptions,
 };
 use crate::memory::GuestRam;
 use crate::snapshot::{MachineState, Snapshot};
@@ -114,6 +114,11 @@ impl Prepared {
     /// then follows the pieces in which the guest has written, not all that it has touched.
     pub fn divide_memory(&self) -> Result<(), MachineError> {
         Ok(self.machine.ram().mapping().divide()?)
+    }
+
+    /// The first vCPU's thread gets up as soon as `herald` announces the start.
+    pub fn expect(&self, herald: Herald) -> Result<(), MachineError> {
+        self.machine.set_herald(herald)
     }
 
     /// Forgets how long its making took: it was made before anybody asked.

@@ -4,12 +4,14 @@
 //! its pending I/O is complete: only then is its state whole. It gets quiet because the
 //! machine is paused or stopped, or because the guest said that it has nothing to do.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::herald::Herald;
 use super::{End, Status};
 use crate::fork::Ladder;
 use crate::lock;
@@ -68,6 +70,10 @@ struct State {
     devices_quiet: bool,
     /// Rises with every reset: commands of an earlier life are lost.
     life: u64,
+    /// Announces that the gate is about to open.
+    herald: Option<Herald>,
+    /// Rung for whoever waits for the herald.
+    heralded: Option<EventFd>,
 }
 
 /// First exit that a clone made on purpose.
@@ -94,6 +100,13 @@ struct Debut {
     ready: Instant,
     entered: Option<Instant>,
     first_exit: Option<FirstExit>,
+}
+
+/// Rings a bell that rings once.
+fn ring(bell: Option<EventFd>) {
+    if let Some(Err(error)) = bell.map(|bell| bell.write(1)) {
+        tracing::error!(%error, "the bell of a vCPU's thread can't be rung");
+    }
 }
 
 /// The gate of one machine.
@@ -125,6 +138,8 @@ impl Gate {
             end: None,
             devices_quiet: true,
             life: 0,
+            herald: None,
+            heralded: None,
         };
         Self {
             state: Mutex::new(state),
@@ -147,6 +162,17 @@ impl Gate {
     /// the vCPUs do has changed. Only the first bell counts.
     pub(crate) fn tell_owner(&self, bell: EventFd) {
         self.owner.get_or_init(|| bell);
+    }
+
+    /// From now on the first vCPU's thread gets up when `herald` does, and waits awake for the gate
+    /// to open: once.
+    pub(crate) fn set_herald(&self, herald: Herald) -> io::Result<()> {
+        let bell = herald.bell()?;
+        let mut state = self.state();
+        state.herald = Some(herald);
+        state.heralded = Some(bell);
+        self.changed.notify_all();
+        Ok(())
     }
 
     fn ring_owner(&self) {
@@ -187,6 +213,7 @@ impl Gate {
             state.want = want;
             self.want.store(want as u8, Ordering::SeqCst);
         }
+        ring(state.heralded.take());
         self.announce();
     }
 
@@ -278,6 +305,12 @@ impl Gate {
                 state.vcpus[index].quiet = false;
                 return Next::Run;
             }
+            if let Some(herald) = state.herald.take_if(|_| index == 0) {
+                drop(state);
+                herald.wait(|| self.is_open());
+                state = self.state();
+                continue;
+            }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -320,6 +353,7 @@ impl Gate {
     }
 
     fn stop(&self, mut state: MutexGuard<'_, State>) {
+        ring(state.heralded.take());
         state.want = Want::Stop;
         self.want.store(Want::Stop as u8, Ordering::SeqCst);
         drop(state);

@@ -10,6 +10,7 @@ mod device_thread;
 mod error;
 mod exits;
 mod gate;
+mod herald;
 mod lifecycle;
 mod parts;
 mod vcpu;
@@ -18,6 +19,7 @@ mod workload;
 pub use agent::Agent;
 pub use config::{Identity, LinuxConfig, MachineConfig, MemoryMode, SpawnOptions};
 pub use error::MachineError;
+pub use herald::Herald;
 pub use workload::Ticket;
 
 pub use gate::Loud;

@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use super::device_thread::DeviceThread;
 use super::gate::{Gate, Want};
+use super::herald::Herald;
 use super::lifecycle::Control;
 use super::vcpu::Vcpu;
 use super::{Machine, MachineError, Status};
@@ -112,6 +113,11 @@ impl Machine {
         self.alive()?;
         self.gate.want(Want::Pause);
         Ok(())
+    }
+
+    /// See [`Gate::set_herald`].
+    pub(crate) fn set_herald(&self, herald: Herald) -> Result<(), MachineError> {
+        self.gate.set_herald(herald).map_err(MachineError::Bell)
     }
 
     /// Whether it is a Linux guest.

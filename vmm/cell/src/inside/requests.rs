@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,9 @@ use tine_vmm::fork::{Frozen, Prepared, StartOptions};
 use tine_vmm::kvm::ClockPolicy;
 use tine_vmm::memory::{HotSet, ImageKind, pagemap};
 use tine_vmm::snapshot::Verify;
-use tine_vmm::{Identity, LinuxConfig, Machine, MachineConfig, MemoryMode, Snapshot};
+use tine_vmm::{
+    Herald, Identity, LinuxConfig, Machine, MachineConfig, MemoryMode, Snapshot, Status,
+};
 
 use super::fork::{self, Side};
 use super::{Cell, Contents, Outcome, Waiting, frozen};
@@ -97,6 +99,8 @@ impl Cell {
             tsc_khz: machine.tsc_khz(),
         };
         self.contents = Contents::Machine(Box::new(machine));
+        // What is known of a machine that has started, unless it is told otherwise.
+        self.told = Some((Status::Running, false));
         Ok((Answer::Started(started), vec![]))
     }
 
@@ -169,6 +173,8 @@ impl Cell {
         let dry_run = ahead && prepared.dry_run()?;
         if ahead {
             prepared.made_ahead();
+            let herald = self.channel.as_fd().try_clone_to_owned().and_then(Herald::new);
+            prepared.expect(herald.map_err(|error| Fault::internal(&error))?)?;
         }
         self.contents = Contents::Prepared(Box::new(prepared));
         Ok((Answer::Prepared { dry_run }, vec![]))

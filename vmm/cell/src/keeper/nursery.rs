@@ -94,6 +94,8 @@ struct Crib {
     asked: Instant,
     /// Pages of the hot set that the lines have.
     hot_pages: Option<u64>,
+    /// Whether their guests wait for commands, and have taken their first steps.
+    settled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -191,6 +193,14 @@ impl Nursery {
         }
     }
 
+    /// Whether a clone of `snapshot` is ready that will be there within a fraction of a millisecond,
+    /// whatever its guest does: it was seen to take its first steps.
+    pub fn is_settled(&self, snapshot: &CellSnapshot) -> bool {
+        let pool = self.shared.pool();
+        let crib = pool.cribs.get(&snapshot.number);
+        crib.is_some_and(|crib| crib.settled && !crib.lines.is_empty())
+    }
+
     /// A cell with nothing in it, and where it came from.
     pub fn blank(&self) -> Result<(Line, Origin), Fault> {
         let ready = {
@@ -198,7 +208,6 @@ impl Nursery {
             pool.taken = Some(Instant::now());
             pool.blank.pop()
         };
-        self.shared.changed.notify_all();
         match ready {
             Some(line) => Ok((line, Origin::Blank)),
             None => self.shared.make().map(|line| (line, Origin::Fresh)),
@@ -207,6 +216,18 @@ impl Nursery {
 
     /// A clone of `snapshot` in a cell of its own, which runs.
     pub fn spawn(
+        &self,
+        snapshot: &Arc<CellSnapshot>,
+        wish: SpawnWish,
+        console: ConsoleOutput,
+    ) -> Result<(Cell, Origin), Fault> {
+        let spawned = self.spawn_from_pool(snapshot, wish, console);
+        // Only now: whoever makes the next would take a processor from this one.
+        self.shared.changed.notify_all();
+        spawned
+    }
+
+    fn spawn_from_pool(
         &self,
         snapshot: &Arc<CellSnapshot>,
         wish: SpawnWish,
@@ -420,13 +441,15 @@ fn split_few(frozen: &mut Line, count: usize) -> Result<Vec<Result<Line, Fault>>
     Ok(expected.into_iter().map(Expected::greet).collect())
 }
 
+/// Prepares a clone of `snapshot` in the cell of `line`. Returns how many pages of a hot set were
+/// copied ahead, if there is one, and whether the guest has taken its first steps.
 fn prepare(
     line: &mut Line,
     snapshot: &CellSnapshot,
     eager: bool,
     hot_set: bool,
     ahead: bool,
-) -> Result<Option<u64>, Fault> {
+) -> Result<(Option<u64>, bool), Fault> {
     let hot_pages = snapshot.hot_pages();
     let hot = if hot_set { snapshot.hot_file() } else { None };
     let mut files = snapshot.files();
@@ -434,8 +457,10 @@ fn prepare(
     // As long as there is no hot set, one is recorded.
     let watch = !eager && hot_pages.is_none();
     let request = Request::Prepare { eager, hot_set: hot.is_some(), ahead, watch };
-    line.call(request, &files, STEP_LIMIT)?;
-    Ok(hot_pages.filter(|_| hot.is_some()))
+    match line.call(request, &files, STEP_LIMIT)?.0 {
+        Answer::Prepared { dry_run } => Ok((hot_pages.filter(|_| hot.is_some()), dry_run)),
+        other => Err(Fault::new(Kind::Gone, format!("the cell answered with {other:.40?}"))),
+    }
 }
 
 fn start(line: &mut Line, request: Request) -> Result<Started, Fault> {
@@ -486,12 +511,10 @@ impl Shared {
             lines: Vec::new(),
             asked: now,
             hot_pages: None,
+            settled: false,
         });
         crib.asked = now;
-        let line = crib.lines.pop();
-        drop(pool);
-        self.changed.notify_all();
-        line
+        crib.lines.pop()
     }
 
     /// What is missing, and may be made.
@@ -524,6 +547,7 @@ impl Shared {
 
     /// Makes what is missing, until the nursery closes.
     fn refill(&self) {
+        let mut looked = Instant::now();
         loop {
             let wish = {
                 let mut pool = self.pool();
@@ -541,7 +565,10 @@ impl Shared {
                     let limit = if rest.is_zero() { LOOK } else { rest };
                     let waited = self.changed.wait_timeout(pool, limit);
                     pool = waited.unwrap_or_else(PoisonError::into_inner).0;
-                    self.look_at_memory(&mut pool);
+                    if looked.elapsed() >= LOOK {
+                        looked = Instant::now();
+                        self.look_at_memory(&mut pool);
+                    }
                 }
             };
             if let Err(fault) = self.fulfil(wish) {
@@ -559,10 +586,11 @@ impl Shared {
         match wish {
             Wish::Blank => self.pool().blank.push(line),
             Wish::Dormant(snapshot) => {
-                let hot_pages = prepare(&mut line, &snapshot, false, true, true)?;
+                let (hot_pages, settled) = prepare(&mut line, &snapshot, false, true, true)?;
                 let mut pool = self.pool();
                 if let Some(crib) = pool.cribs.get_mut(&snapshot.number) {
                     crib.hot_pages = hot_pages;
+                    crib.settled = settled;
                     crib.lines.push(line);
                 }
             }
