@@ -101,7 +101,7 @@ impl Warden {
         Ok(self.channel.send(&Order::Cell, &[end.as_fd()])?)
     }
 
-    /// Its channel, to wait for [reports](Self::reports).
+    /// Its channel, to wait for [reports](Self::report).
     pub fn channel(&self) -> &Channel {
         &self.channel
     }

@@ -20,7 +20,7 @@ pub const MOST_PAGES: u64 = 4096;
 /// What [`Watch`] is made of where it can't be made any more.
 static GIVEN: Mutex<Option<Uffd>> = Mutex::new(None);
 
-/// Makes ahead what one [`Watch`] needs, for a process that soon may not make it.
+/// Makes ahead what one `Watch` needs, for a process that soon may not make it.
 pub fn prepare_watch() -> std::io::Result<()> {
     *lock(&GIVEN) = Some(Uffd::open()?);
     Ok(())
