@@ -153,7 +153,7 @@ pub fn working_set(report: &Report) -> Table {
     let mut table = Table::new(
         "Working set: what a clone's first work takes, by its own clock",
         "It writes some pages and then reads others. With the hot set: a dormant clone that has \
-         the pages which an earlier clone had of its own; without: one made when it is asked for.",
+         the pages which an earlier clone has used; without: one made when it is asked for.",
         1,
         &[
             "pages",

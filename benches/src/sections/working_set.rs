@@ -1,7 +1,7 @@
 //! The first work of a clone, which writes some pages and reads others: of a dormant clone with
 //! the hot set of its snapshot, and of one without.
 //!
-//! A first clone does that work; the pages that are then its own are the hot set.
+//! A first clone does that work; the pages that it has used are the hot set.
 
 use std::sync::Arc;
 
@@ -9,8 +9,10 @@ use serde::Serialize;
 use tine_abi::command::{Command, Op};
 use tine_abi::layout::{PAGE_SIZE, data_bytes};
 use tine_abi::pattern::{Pattern, Selection};
-use tine_cell::{Cell, CellSnapshot, SpawnWish};
+use tine_cell::{Cell, CellSnapshot, Fault, SpawnWish};
 use tine_vmm::Snapshot;
+use tine_vmm::memory::HotSet;
+use tine_vmm::snapshot::PartsError;
 
 use super::GUEST_MIB;
 use crate::BenchError;
@@ -139,8 +141,11 @@ fn record(
 ) -> Result<u64, BenchError> {
     let (cell, _) = cells.spawn(snapshot, SpawnWish::new(cells::start()))?;
     work(&cell)?;
-    let pages = cell.dirty_pages().doing("counting a clone's own pages")?;
-    let file = cell.hot_set().doing("finding a clone's own pages")?;
+    let unreadable = |error: PartsError| Fault::internal(&error);
+    let used = cell.hot_set().and_then(|file| HotSet::from_file(file).map_err(unreadable));
+    let used = used.doing("finding the pages that a clone has used")?;
+    let file = used.to_file().map_err(unreadable).doing("keeping a hot set")?;
+    let pages = used.pages();
     snapshot.set_hot_set(file, pages);
     cell.kill();
     Ok(pages)
