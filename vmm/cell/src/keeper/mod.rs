@@ -2,7 +2,7 @@
 //!
 //! A [`Line`] is a cell that one holder uses alone, request by request: while it is prepared
 //! and started. [`Cell`] is one that many use at once; the [`Switchboard`] reads for all of
-//! them. [`Nursery`] makes cells, and keeps some ahead.
+//! them. [`Nursery`] makes something of cells, of which the `pool` keeps some ahead.
 
 mod cell;
 mod cgroup;
@@ -10,13 +10,15 @@ mod line;
 mod nursery;
 #[cfg(test)]
 mod peer;
+mod pool;
 mod snapshot;
 mod switchboard;
 
 pub use cell::{Cell, ConsoleOutput};
 pub use cgroup::{CellLimits, CgroupError, Cgroups};
 pub use line::Line;
-pub use nursery::{Booted, Fill, FrozenCell, Nursery, NurseryConfig, Origin, SpawnWish};
+pub use nursery::{Booted, FrozenCell, Nursery, SpawnWish};
+pub use pool::{Fill, NurseryConfig, Origin};
 pub use snapshot::CellSnapshot;
 pub use switchboard::Switchboard;
 
