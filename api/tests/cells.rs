@@ -85,6 +85,8 @@ fn nothing_outlives_a_daemon_that_is_killed() {
     let forked = process.daemon.fork(&spawned[0], 1);
     let pids: Vec<u64> = spawned.iter().chain(&forked).map(|id| pid(&process.daemon, id)).collect();
     assert!(pids.iter().all(|&pid| is_there(pid)));
+    // Records are written behind the answers, and nothing tells when: in a moment.
+    std::thread::sleep(Duration::from_secs(1));
     process.signal(libc::SIGKILL);
     process.child.wait().unwrap();
     wait_until("the end of its cells", || !pids.iter().any(|&pid| is_there(pid)));
