@@ -365,15 +365,7 @@ impl Held {
     pub fn about(&self) -> About {
         match &self.place {
             Place::Cell(snapshot) => snapshot.about,
-            Place::Here(snapshot) => {
-                let Snapshot { image, state, .. } = &*lock(snapshot);
-                About {
-                    ram_bytes: state.ram.bytes(),
-                    vcpus: u8::try_from(state.vcpus.len()).unwrap_or(u8::MAX),
-                    linux: state.board.is_linux(),
-                    delta_bytes: image.delta().map_or(0, |delta| delta.bytes() as u64),
-                }
-            }
+            Place::Here(snapshot) => About::of(&lock(snapshot)),
         }
     }
 

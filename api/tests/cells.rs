@@ -7,9 +7,9 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Daemon, Process, ids, limits};
+use common::{Daemon, Process, ids, limits, wait_until};
 use serde_json::{Value, json};
 
 /// The inode of a namespace of process `pid`.
@@ -20,14 +20,6 @@ fn namespace(pid: u64, kind: &str) -> PathBuf {
 fn is_there(pid: u64) -> bool {
     // One that is gone but not waited for has no program any more.
     std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what} does not come to be");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn pid(daemon: &Daemon, id: &str) -> u64 {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tine::server::Limits;
 
-use common::{Daemon, Process, ids, limits, wait_for};
+use common::{Daemon, Process, ids, limits, wait_for, wait_until};
 
 /// The value of `name` in the daemon's metrics.
 fn metric(daemon: &Daemon, name: &str) -> f64 {
@@ -26,15 +26,6 @@ fn metric(daemon: &Daemon, name: &str) -> f64 {
         .1
         .parse()
         .unwrap()
-}
-
-/// Waits until `done`.
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what} never happens");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

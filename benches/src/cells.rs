@@ -103,13 +103,8 @@ pub fn start() -> Start {
 pub fn for_cells(snapshot: &Snapshot) -> Result<Arc<CellSnapshot>, BenchError> {
     let files = snapshot.to_files().map_err(|error| Fault::internal(&error));
     let files = files.doing("handing out a snapshot")?;
-    let about = About {
-        ram_bytes: snapshot.image.bytes() as u64,
-        vcpus: u8::try_from(snapshot.state.vcpus.len()).unwrap_or(u8::MAX),
-        ..About::default()
-    };
     let files = files.into_iter().map(|file: File| OwnedFd::from(file)).collect();
-    Ok(Arc::new(CellSnapshot::new(files, about)))
+    Ok(Arc::new(CellSnapshot::new(files, About::of(snapshot))))
 }
 
 /// Has the guest of a cell work on pages, and sees to it that it did all of it.

@@ -13,6 +13,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use tine_cell::confine::Confinement;
+use tine_cell::fault::with_causes;
+use tine_cell::meminfo;
 use tine_cell::warden::Warden;
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, Ring0};
@@ -78,7 +80,7 @@ fn examine() -> Vec<Check> {
         Ok(host) => checks.extend([interface(&host), backend(&host), clock(&host)]),
         Err(error) => checks.push(Check::fail(
             "KVM",
-            chain(&error),
+            with_causes(&error),
             "load kvm_intel or kvm_amd; a cloud machine needs nested virtualisation or a \
              kernel with kvm_pvm",
         )),
@@ -114,17 +116,6 @@ fn report(checks: &[Check]) -> String {
         }
     }
     lines.join("\n")
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 fn device() -> Check {
@@ -172,7 +163,7 @@ fn backend(host: &KvmHost) -> Check {
         }
         Err(error) => Check::fail(
             NAME,
-            chain(&error),
+            with_causes(&error),
             "no guest ran; look for the reason in the kernel's log (`dmesg`)",
         ),
     }
@@ -197,7 +188,9 @@ fn memfd() -> Check {
         MemoryImage::create(PAGE_SIZE as u64, ImageKind::Small).and_then(|image| image.seal());
     match sealed {
         Ok(()) => Check::ok(NAME, "images can be sealed against writing"),
-        Err(error) => Check::fail(NAME, chain(&error), "use a kernel with CONFIG_MEMFD_CREATE"),
+        Err(error) => {
+            Check::fail(NAME, with_causes(&error), "use a kernel with CONFIG_MEMFD_CREATE")
+        }
     }
 }
 
@@ -313,7 +306,7 @@ fn confinement() -> Check {
         Ok(_) => {
             Check::ok(NAME, "each sandbox gets a process in namespaces of its own, under seccomp")
         }
-        Err(error) => Check::warn(NAME, chain(&error), FIX),
+        Err(error) => Check::warn(NAME, with_causes(&error), FIX),
     }
 }
 
@@ -363,7 +356,7 @@ fn memory() -> Check {
     const NEEDED: u64 = 256 << 20;
     const FIX: &str = "free some, or fork smaller guests";
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match size::in_meminfo(&meminfo, "MemAvailable") {
+    match meminfo::field(&meminfo, "MemAvailable") {
         Some(free) if free < NEEDED => Check::fail(NAME, size::bytes(free), FIX),
         Some(free) if free < WANTED => {
             Check::warn(NAME, format!("{}: little for large guests", size::bytes(free)), FIX)
@@ -395,7 +388,7 @@ mod tests {
         assert_eq!(bracketed("always [madvise] never"), Some("madvise"));
         assert_eq!(bracketed("nothing"), None);
         let meminfo = "MemTotal: 9 kB\nMemAvailable:    2048 kB\n";
-        assert_eq!(size::in_meminfo(meminfo, "MemAvailable"), Some(2 << 20));
+        assert_eq!(meminfo::field(meminfo, "MemAvailable"), Some(2 << 20));
         let limits = "Max open files            1024                 4096                 files";
         assert_eq!(open_files(limits), Some(1024));
         assert_eq!(open_files("Max open files  unlimited unlimited files"), Some(u64::MAX));

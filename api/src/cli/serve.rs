@@ -9,14 +9,14 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tine::registry::OVERCOMMIT;
 use tine::server::{Limits, Listen, ServeOptions, Server};
-use tine_cell::NurseryConfig;
 use tine_cell::confine::Confinement;
+use tine_cell::{NurseryConfig, meminfo};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use super::interrupt::Interrupt;
 use super::notify::{READY, STOPPING, notify};
-use super::{DEFAULT_ADDRESS, default_state, default_token_file, size};
+use super::{DEFAULT_ADDRESS, default_state, default_token_file};
 
 /// Options of `tine serve`. The token file is `--token-file`, made when absent.
 #[derive(Args, Debug)]
@@ -185,7 +185,7 @@ async fn told(signal: oneshot::Receiver<()>) {
 /// What /proc/meminfo says of `what`, bytes.
 fn memory(what: &str) -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("/proc/meminfo can't be read")?;
-    size::in_meminfo(&text, what).with_context(|| format!("/proc/meminfo has no {what}"))
+    meminfo::field(&text, what).with_context(|| format!("/proc/meminfo has no {what}"))
 }
 
 fn ratio(text: &str) -> Result<f64, String> {

@@ -63,12 +63,6 @@ fn three_digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// Bytes in `field` of `meminfo`, the text of /proc/meminfo.
-pub fn in_meminfo(meminfo: &str, field: &str) -> Option<u64> {
-    let rest = meminfo.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    rest.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

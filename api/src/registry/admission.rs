@@ -7,6 +7,8 @@
 
 use std::ops::{Add, AddAssign, SubAssign};
 
+use tine_cell::meminfo;
+
 use super::{Contents, Limits, Registry, stopping};
 use crate::model::Memory;
 use crate::problem::Problem;
@@ -131,13 +133,11 @@ impl Registry {
 fn fits(bytes: u64) -> Result<(), Problem> {
     let text = std::fs::read_to_string("/proc/meminfo")
         .map_err(|error| Problem::internal(format!("/proc/meminfo can't be read: {error}")))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    match kib {
-        Some(kib) if bytes > kib << 10 => Err(Problem::unavailable(format!(
+    match meminfo::field(&text, "MemAvailable") {
+        Some(available) if bytes > available => Err(Problem::unavailable(format!(
             "an eager copy of {} MiB does not fit into the {} MiB that the host has available",
             bytes >> 20,
-            kib >> 10
+            available >> 20
         ))),
         _ => Ok(()),
     }

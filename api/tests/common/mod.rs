@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tine::server::{Limits, Listen, ServeOptions, Server, StopReport};
@@ -248,4 +248,13 @@ impl Drop for Daemon {
 pub fn ids(answer: &Value) -> Vec<String> {
     let results = answer["results"].as_array().unwrap();
     results.iter().map(|one| one["sandbox"]["id"].as_str().expect("a sandbox").to_owned()).collect()
+}
+
+/// Waits until `done`.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what} never happens");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -13,6 +13,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
 
 /// Longest message, bytes. Whatever may be longer goes as a file.
 pub const MAX_BYTES: usize = 8 << 10;
@@ -34,6 +35,12 @@ pub enum ChannelError {
     /// What came is no message.
     #[error("the other end speaks nonsense: {0}")]
     Nonsense(String),
+}
+
+/// The descriptor of `event`, to wait for beside channels.
+pub(crate) fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the event descriptor is open as long as it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// A message, what came with it, and which process sent it.

@@ -17,6 +17,7 @@ pub mod confine;
 pub mod fault;
 mod inside;
 pub mod keeper;
+pub mod meminfo;
 pub mod protocol;
 pub mod warden;
 

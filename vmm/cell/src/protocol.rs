@@ -9,7 +9,7 @@ use tine_abi::command::{COMMAND_WORDS, REPLY_WORDS};
 use tine_vmm::fork::Pause;
 use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::{ImageKind, Ledger};
-use tine_vmm::{Ladder, Status};
+use tine_vmm::{Ladder, Snapshot, Status};
 
 use crate::fault::Fault;
 
@@ -154,8 +154,6 @@ pub enum Request {
     Copy,
     /// The frozen: write a snapshot file into this file.
     Save,
-    /// End.
-    Leave,
 }
 
 /// A request and its number, which the answer has too.
@@ -174,10 +172,20 @@ pub struct About {
     pub ram_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u8,
-    /// Whether it is of a Linux guest.
-    pub linux: bool,
     /// Size of the layer over its base image.
     pub delta_bytes: u64,
+}
+
+impl About {
+    /// What `snapshot` is.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let Snapshot { image, state, .. } = snapshot;
+        Self {
+            ram_bytes: state.ram.bytes(),
+            vcpus: u8::try_from(state.vcpus.len()).unwrap_or(u8::MAX),
+            delta_bytes: image.delta().map_or(0, |delta| delta.bytes() as u64),
+        }
+    }
 }
 
 /// What a cell answers. The descriptors that come with it are named.
@@ -210,12 +218,7 @@ pub enum Answer {
         pause: Pause,
     },
     /// A snapshot: its files.
-    Snapshot {
-        /// What it is.
-        about: About,
-        /// How long the machine stood still for it, where it did.
-        pause: Duration,
-    },
+    Snapshot(About),
 }
 
 /// A machine that runs.

@@ -23,7 +23,7 @@ use tine_vmm::kvm::KvmError;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::register_signal_handler;
 
-use crate::channel::{Channel, ChannelError};
+use crate::channel::{Channel, ChannelError, descriptor};
 use crate::confine::{ConfineError, Confinement, Filter, confine};
 use crate::fault::with_causes;
 use crate::inside;
@@ -49,7 +49,7 @@ pub enum WardenError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Order {
     /// First of all: how cells are confined.
-    Begin { namespaces: bool, seccomp: bool },
+    Begin(Confinement),
     /// Make a cell, with the end of a channel.
     Cell,
 }
@@ -86,8 +86,7 @@ impl Warden {
             .map_err(WardenError::Start)?;
         let warden =
             Self { channel: own, process: Mutex::new(process), ending: AtomicBool::new(false) };
-        let Confinement { namespaces, seccomp } = confinement;
-        warden.channel.send(&Order::Begin { namespaces, seccomp }, &[])?;
+        warden.channel.send(&Order::Begin(confinement), &[])?;
         match warden.channel.receive()?.message {
             Report::Ready(Ok(())) => Ok(warden),
             Report::Ready(Err(reason)) | Report::NoCell(reason) => Err(WardenError::Unable(reason)),
@@ -146,11 +145,10 @@ pub fn main() -> io::Result<()> {
         tracing::debug!(%error, "no session of the warden's own");
     }
     let order: Order = channel.receive().map_err(io::Error::other)?.message;
-    let Order::Begin { namespaces, seccomp } = order else {
+    let Order::Begin(confinement) = order else {
         return Err(io::Error::other("the first order must say how cells are confined"));
     };
-    let confinement = Confinement { namespaces, seccomp };
-    if namespaces {
+    if confinement.namespaces {
         // Only children are in it, so the warden proper is one.
         unshare_pids()?;
         // SAFETY: this process has one thread.
@@ -314,8 +312,7 @@ fn serve(channel: &Channel, tools: &Tools) -> io::Result<()> {
 
 fn work(channel: &Channel, tools: &Tools) -> Result<(), ChannelError> {
     loop {
-        // SAFETY: the eventfd is open as long as the tools are there.
-        let ended = unsafe { std::os::fd::BorrowedFd::borrow_raw(tools.ended.as_raw_fd()) };
+        let ended = descriptor(&tools.ended);
         let mut sources =
             [PollFd::new(channel, PollFlags::IN), PollFd::from_borrowed_fd(ended, PollFlags::IN)];
         match poll(&mut sources, None) {

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tine_vmm::memory::{hotset, pagemap};
 
@@ -45,7 +46,7 @@ fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ConfineEr
 }
 
 /// How far a cell is confined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
     /// Whether it gets namespaces of its own and an empty root.
     pub namespaces: bool,

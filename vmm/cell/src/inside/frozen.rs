@@ -51,7 +51,7 @@ pub(super) fn split(cell: &mut Cell, files: Vec<OwnedFd>) -> Result<(Answer, Vec
 
 /// Makes a snapshot in memory.
 pub(super) fn export(cell: &Cell) -> Result<(Answer, Vec<OwnedFd>), Fault> {
-    files_of(&cell.frozen()?.snapshot()?, Duration::ZERO)
+    files_of(&cell.frozen()?.snapshot()?)
 }
 
 /// Writes a snapshot file.

@@ -9,7 +9,8 @@ pub(crate) mod fork;
 mod frozen;
 mod requests;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use tine_vmm::fork::{Frozen, Prepared};
 use tine_vmm::{KvmHost, Machine, Status, Ticket};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::channel::{Channel, ChannelError};
+use crate::channel::{Channel, ChannelError, descriptor};
 use crate::fault::{Fault, with_causes};
 use crate::protocol::{Answer, Numbered, Said, VERSION};
 use console::Console;
@@ -50,8 +51,6 @@ enum Outcome {
     Now(Result<(Answer, Vec<OwnedFd>), Fault>),
     /// It is answered later.
     Later,
-    /// The cell ends.
-    Leave,
 }
 
 /// One cell, from within.
@@ -91,8 +90,8 @@ impl Cell {
         self.channel.send(&Said::Answer { number, result }, &files)
     }
 
-    /// Serves until the keeper is gone or says so.
-    fn serve(&mut self) -> Result<(), ChannelError> {
+    /// Serves until the keeper is gone.
+    fn serve(&mut self) -> Result<Infallible, ChannelError> {
         self.say(&Said::Hello { version: VERSION })?;
         loop {
             self.wait()?;
@@ -105,7 +104,6 @@ impl Cell {
                 match outcome {
                     Outcome::Now(result) => self.answer(number, result)?,
                     Outcome::Later => {}
-                    Outcome::Leave => return Ok(()),
                 }
             }
             // A bell without a machine, or none at all, reads as an error.
@@ -125,8 +123,7 @@ impl Cell {
             let left = until.saturating_duration_since(now) + Duration::from_millis(1);
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
         });
-        // SAFETY: the bell is open as long as the cell is.
-        let bell = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.bell.as_raw_fd()) };
+        let bell = descriptor(&self.bell);
         let mut sources = [
             PollFd::new(&*self.channel, PollFlags::IN),
             PollFd::from_borrowed_fd(bell, PollFlags::IN),
@@ -197,7 +194,7 @@ fn serve(channel: Channel, host: Arc<KvmHost>, contents: Contents) -> u8 {
         Err(_) => return 1,
     };
     match cell.serve() {
-        Ok(()) | Err(ChannelError::Closed) => 0,
+        Err(ChannelError::Closed) => 0,
         Err(error) => {
             // The keeper learns what can still be told.
             let _ = cell.say(&Said::Dying(with_causes(&error)));

@@ -65,7 +65,6 @@ impl Cell {
             Request::Split => frozen::split(self, files),
             Request::Save => frozen::save(self, files),
             Request::Export => frozen::export(self),
-            Request::Leave => return Outcome::Leave,
             request => self.machine().and_then(|machine| ask(machine, request)),
         })
     }
@@ -188,7 +187,7 @@ impl Cell {
         }
         let snapshot = Snapshot::read(file, name, &self.host, Verify::Header)
             .map_err(|error| Fault::of(Kind::Value("snapshot".into()), &error))?;
-        files_of(&snapshot, Duration::ZERO)
+        files_of(&snapshot)
     }
 
     fn start(&mut self, start: Start) -> Reply {
@@ -281,8 +280,8 @@ fn ask(machine: &Machine, request: Request) -> Reply {
             return Ok((Answer::File, vec![file.into()]));
         }
         Request::Copy => {
-            let (snapshot, pause) = machine.snapshot()?;
-            return files_of(&snapshot, pause);
+            let (snapshot, _) = machine.snapshot()?;
+            return files_of(&snapshot);
         }
         _ => return Err(Fault::state("that is no request to a machine")),
     };
@@ -290,14 +289,8 @@ fn ask(machine: &Machine, request: Request) -> Reply {
 }
 
 /// A snapshot as an answer.
-pub(super) fn files_of(snapshot: &Snapshot, pause: Duration) -> Reply {
+pub(super) fn files_of(snapshot: &Snapshot) -> Reply {
     let files = snapshot.to_files().map_err(|error| Fault::internal(&error))?;
-    let about = About {
-        ram_bytes: snapshot.state.ram.bytes(),
-        vcpus: u8::try_from(snapshot.state.vcpus.len()).unwrap_or(u8::MAX),
-        linux: snapshot.state.board.is_linux(),
-        delta_bytes: snapshot.image.delta().map_or(0, |delta| delta.bytes() as u64),
-    };
     let files = files.into_iter().map(OwnedFd::from).collect();
-    Ok((Answer::Snapshot { about, pause }, files))
+    Ok((Answer::Snapshot(About::of(snapshot)), files))
 }

@@ -62,6 +62,19 @@ impl Expected {
         }
         Ok(Line { channel, process: process?, next: 0, aside: Vec::new(), leaf: None })
     }
+
+    /// The same for a process that was forked from a cell: it gets its own pagemap in place of its
+    /// parent's.
+    pub(super) fn greet_frozen(self) -> Result<Line, Fault> {
+        let mut line = self.greet()?;
+        line.give_pagemap()?;
+        Ok(line)
+    }
+}
+
+/// An answer to something else than was asked for.
+pub(super) fn unexpected(answer: &Answer) -> Fault {
+    Fault::new(Kind::Gone, format!("the cell answered with {answer:.40?}"))
 }
 
 fn nonsense(when: &str) -> Fault {

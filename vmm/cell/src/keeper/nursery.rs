@@ -12,11 +12,11 @@ use tine_vmm::fork::Pause;
 
 use super::cell::ConsoleOutput;
 use super::cgroup::{CellLimits, Cgroups};
-use super::line::Expected;
+use super::line::{Expected, unexpected};
 use super::pool::{Fill, LOOK, NurseryConfig, Origin, Shared, prepare};
 use super::{Cell, CellSnapshot, Line, Switchboard};
 use crate::channel::Channel;
-use crate::fault::{Fault, Kind, with_causes};
+use crate::fault::{Fault, with_causes};
 use crate::protocol::{Answer, Request, Start, Started};
 use crate::warden::{Warden, WardenError};
 
@@ -164,7 +164,6 @@ impl Nursery {
                 let mut line = line?;
                 line.enter(self.shared.cgroups.as_ref())?;
                 line.limit(&wish.limits)?;
-                line.give_pagemap()?;
                 Ok((line, wish.start, console))
             })
             .collect();
@@ -195,7 +194,7 @@ impl Nursery {
         let (answer, _) = parent.call(Request::Freeze, &[end.as_fd()])?;
         drop(end);
         match answer {
-            Answer::Frozen { pause } => Ok((FrozenCell(expected.greet()?), pause)),
+            Answer::Frozen { pause } => Ok((FrozenCell(expected.greet_frozen()?), pause)),
             other => Err(parent.nonsense(&other)),
         }
     }
@@ -239,7 +238,7 @@ impl Nursery {
         files.extend(disks.iter().map(|(_, file)| file.as_fd()));
         let disks = disks.iter().map(|(path, _)| path.to_path_buf()).collect();
         let request = Request::Open { name: name.to_path_buf(), disks };
-        Ok(snapshot_of(line.call(request, &files, STEP_LIMIT)?)?.0)
+        snapshot_of(line.call(request, &files, STEP_LIMIT)?)
     }
 
     /// Ends everything that waits, and makes no more.
@@ -271,7 +270,7 @@ pub struct Booted(Line);
 impl Booted {
     /// A snapshot of it, in memory.
     pub fn snapshot(mut self) -> Result<CellSnapshot, Fault> {
-        Ok(snapshot_of(self.0.call(Request::Copy, &[], STEP_LIMIT)?)?.0)
+        snapshot_of(self.0.call(Request::Copy, &[], STEP_LIMIT)?)
     }
 
     /// Writes a snapshot of it into `file`.
@@ -279,7 +278,7 @@ impl Booted {
         let (expected, end) = Expected::pair()?;
         self.0.call(Request::Freeze, &[end.as_fd()], STEP_LIMIT)?;
         drop(end);
-        FrozenCell(expected.greet()?).save(file, &mut |_, _| true)
+        FrozenCell(expected.greet_frozen()?).save(file, &mut |_, _| true)
     }
 }
 
@@ -290,8 +289,7 @@ pub struct FrozenCell(Line);
 impl FrozenCell {
     /// A snapshot of it, in memory.
     pub fn snapshot(&mut self) -> Result<CellSnapshot, Fault> {
-        self.0.give_pagemap()?;
-        Ok(snapshot_of(self.0.call(Request::Export, &[], STEP_LIMIT)?)?.0)
+        snapshot_of(self.0.call(Request::Export, &[], STEP_LIMIT)?)
     }
 
     /// Writes a snapshot file into `file`, which is empty. `progress` is told how many bytes are
@@ -301,7 +299,6 @@ impl FrozenCell {
         file: &File,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<(), Fault> {
-        self.0.give_pagemap()?;
         self.0.ask(Request::Save, &[file.as_fd()])?;
         self.0.answer_while(STEP_LIMIT, progress).map(drop)
     }
@@ -334,7 +331,7 @@ fn split_few(frozen: &mut Line, count: usize) -> Result<Vec<Result<Line, Fault>>
     // Those that were not made are noticed only when nobody has their end.
     drop(files);
     drop(ends);
-    Ok(expected.into_iter().map(Expected::greet).collect())
+    Ok(expected.into_iter().map(Expected::greet_frozen).collect())
 }
 
 fn start(line: &mut Line, request: Request) -> Result<Started, Fault> {
@@ -344,13 +341,13 @@ fn start(line: &mut Line, request: Request) -> Result<Started, Fault> {
 fn started(answer: Answer) -> Result<Started, Fault> {
     match answer {
         Answer::Started(started) => Ok(started),
-        other => Err(Fault::new(Kind::Gone, format!("the cell answered with {other:.40?}"))),
+        other => Err(unexpected(&other)),
     }
 }
 
-fn snapshot_of(answer: (Answer, Vec<OwnedFd>)) -> Result<(CellSnapshot, Duration), Fault> {
+fn snapshot_of(answer: (Answer, Vec<OwnedFd>)) -> Result<CellSnapshot, Fault> {
     match answer {
-        (Answer::Snapshot { about, pause }, files) => Ok((CellSnapshot::new(files, about), pause)),
-        (other, _) => Err(Fault::new(Kind::Gone, format!("the cell answered with {other:.40?}"))),
+        (Answer::Snapshot(about), files) => Ok(CellSnapshot::new(files, about)),
+        (other, _) => Err(unexpected(&other)),
     }
 }

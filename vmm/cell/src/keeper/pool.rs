@@ -9,11 +9,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroups;
-use super::line::Expected;
+use super::line::{Expected, unexpected};
 use super::nursery::STEP_LIMIT;
 use super::{CellSnapshot, Line};
 use crate::confine::Confinement;
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
+use crate::meminfo;
 use crate::protocol::{Answer, Request};
 use crate::warden::Warden;
 
@@ -138,7 +139,7 @@ pub(super) fn prepare(
     let request = Request::Prepare { eager, hot_set: hot.is_some(), ahead, watch };
     match line.call(request, &files, STEP_LIMIT)?.0 {
         Answer::Prepared { dry_run } => Ok((hot_pages.filter(|_| hot.is_some()), dry_run)),
-        other => Err(Fault::new(Kind::Gone, format!("the cell answered with {other:.40?}"))),
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -284,7 +285,5 @@ impl Shared {
 /// Memory of this host that could be had, bytes.
 fn available_bytes() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.map(|kib| kib << 10).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    meminfo::field(&text, "MemAvailable").ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
