@@ -42,6 +42,12 @@ pub enum BenchError {
         /// Where its cell came from.
         origin: String,
     },
+    /// Memory is not what was written to it.
+    #[error("the memory of {who} is not what it wrote")]
+    Spoilt {
+        /// Whose memory.
+        who: String,
+    },
     /// A child is not what its parent was.
     #[error("child {child} of a running guest has other memory than its parent")]
     OtherMemory {
@@ -116,6 +122,15 @@ pub enum BenchError {
     #[error("{path} can't be read")]
     Read {
         /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A control group could not be limited.
+    #[error("{path} can't be written")]
+    Group {
+        /// The file of the group.
         path: PathBuf,
         /// Why.
         #[source]
@@ -202,6 +217,11 @@ pub enum BenchError {
         /// Why.
         reason: String,
     },
+}
+
+/// `error` and what caused it, in one line.
+pub(crate) fn text(error: &BenchError) -> String {
+    tine_cell::fault::with_causes(error)
 }
 
 /// Says what was being done when a machine failed.

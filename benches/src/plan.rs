@@ -45,11 +45,13 @@ pub enum Section {
     Confinement,
     /// The first work of a clone, with and without a hot set.
     WorkingSet,
+    /// Cells under a limit on their memory.
+    Pressure,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -65,6 +67,7 @@ impl Section {
         Self::Cells,
         Self::Confinement,
         Self::WorkingSet,
+        Self::Pressure,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -85,6 +88,7 @@ impl Section {
             Self::Cells => "cells",
             Self::Confinement => "confinement",
             Self::WorkingSet => "working_set",
+            Self::Pressure => "pressure",
         }
     }
 
@@ -107,6 +111,7 @@ impl Section {
             Self::Cells => (5.0, 10.0),
             Self::Confinement => (2.0, 10.0),
             Self::WorkingSet => (1.0, 6.0),
+            Self::Pressure => (4.0, 40.0),
         }
     }
 

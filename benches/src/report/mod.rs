@@ -5,6 +5,7 @@ pub mod cell_tables;
 pub mod csv;
 pub mod html;
 mod lines;
+pub mod memory_tables;
 mod plots;
 pub mod schema;
 pub mod tables;
@@ -34,6 +35,7 @@ use crate::sections::fanout::Fanout;
 use crate::sections::hot_set::HotSetFigures;
 use crate::sections::ledger::LedgerRow;
 use crate::sections::live_fork::LiveForkRow;
+use crate::sections::pressure::PressureRow;
 use crate::sections::read_faults::ReadRow;
 use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
@@ -103,6 +105,8 @@ pub struct Report {
     pub confinement: Option<ConfinementFigures>,
     /// The first work of clones.
     pub working_set: Vec<WorkingSetRow>,
+    /// Cells under a limit on their memory.
+    pub pressure: Vec<PressureRow>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -150,6 +154,7 @@ impl Report {
             confinement_ahead_us: None,
             confinement: None,
             working_set: vec![],
+            pressure: vec![],
             skipped: vec![],
             seconds: 0.0,
         }

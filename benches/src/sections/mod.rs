@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod live_fork;
 mod parents;
 pub mod parts;
+pub mod pressure;
 pub mod read_faults;
 pub mod reset;
 pub mod spawn;
@@ -51,6 +52,7 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Cells => report.cells = Some(cells::run(bench)?),
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
+        Section::Pressure => report.pressure = pressure::run(bench)?,
     }
     Ok(())
 }

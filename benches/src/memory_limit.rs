@@ -1,0 +1,243 @@
+//! A limit on the memory of all cells of a nursery together, by the memory controller.
+//!
+//! Where control groups are of version 1, a group is made below that of this process, and the
+//! warden moved into it: every cell made from then on is in it. Of version 2, the nursery has
+//! its cells in leaves of a group of its own already, and that gets the limit.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tine_cell::{Cell, Nursery};
+
+use crate::BenchError;
+use crate::meminfo::MemInfo;
+
+/// How long the group may take to be empty, when its processes are gone.
+const EMPTY_TRIES: u32 = 200;
+const EMPTY_WAIT: Duration = Duration::from_millis(10);
+/// Number of the next group.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A group of processes whose memory is limited together. It goes with this: to be dropped
+/// after its processes.
+#[derive(Debug)]
+pub struct MemoryLimit {
+    group: PathBuf,
+    version: Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+impl Version {
+    /// The file that holds the limit, and what lifts it.
+    const fn limit(self) -> (&'static str, &'static str) {
+        match self {
+            Self::One => ("memory.limit_in_bytes", "-1"),
+            Self::Two => ("memory.max", "max"),
+        }
+    }
+
+    const fn usage(self) -> &'static str {
+        match self {
+            Self::One => "memory.usage_in_bytes",
+            Self::Two => "memory.current",
+        }
+    }
+
+    /// The file that counts processes killed for memory.
+    const fn kills(self) -> &'static str {
+        match self {
+            Self::One => "memory.oom_control",
+            Self::Two => "memory.events",
+        }
+    }
+}
+
+impl MemoryLimit {
+    /// A group for every cell that `nursery` makes from now on; `first` is one that it has
+    /// made. Where there can be none, the reason.
+    pub fn over(nursery: &Nursery, first: &Cell) -> Result<Result<Self, String>, BenchError> {
+        if nursery.unlimited().is_none() {
+            return Self::of_leaves(first);
+        }
+        let Some(own) = own_group() else {
+            let why = nursery.unlimited().unwrap_or_default();
+            return Ok(Err(format!("there is no memory controller of version 1, and {why}")));
+        };
+        let warden = MemInfo::of(first.pid())?.need("PPid")?;
+        Self::below(&own, warden)
+    }
+
+    /// Version 2: `first` is in a leaf, and the limit is for the group of all leaves.
+    fn of_leaves(first: &Cell) -> Result<Result<Self, String>, BenchError> {
+        let groups = read(&PathBuf::from(format!("/proc/{}/cgroup", first.pid())))?;
+        let mounts = read(Path::new("/proc/self/mountinfo"))?;
+        let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
+        let group = group.and_then(|path| in_mount(&mounts, path, is_version_2));
+        let Some(all) = group.as_deref().and_then(Path::parent) else {
+            return Ok(Err("the control group of a cell can't be found".into()));
+        };
+        let limit = Self { group: all.to_path_buf(), version: Version::Two };
+        match limit.write(Version::Two.limit().0, Version::Two.limit().1) {
+            Ok(()) => Ok(Ok(limit)),
+            Err(error) => Ok(Err(format!("{} can't be limited: {error}", all.display()))),
+        }
+    }
+
+    /// Version 1: a new group below `own`, with process `pid` in it.
+    fn below(own: &Path, pid: u64) -> Result<Result<Self, String>, BenchError> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let group = own.join(format!("tine-bench-{}-{number}", std::process::id()));
+        if let Err(error) = fs::create_dir(&group) {
+            return Ok(Err(format!("no control group can be made in {}: {error}", own.display())));
+        }
+        let limit = Self { group, version: Version::One };
+        match limit.write("cgroup.procs", &pid.to_string()) {
+            Ok(()) => Ok(Ok(limit)),
+            Err(error) => Ok(Err(format!("no process can be moved into a group: {error}"))),
+        }
+    }
+
+    /// All that is charged to it now, bytes.
+    pub fn usage(&self) -> Result<u64, BenchError> {
+        let path = self.group.join(self.version.usage());
+        let text = read(&path)?;
+        text.trim().parse().map_err(|_| BenchError::Missing { path, what: "the memory charged" })
+    }
+
+    /// Limits it to `bytes`.
+    pub fn set(&self, bytes: u64) -> Result<(), BenchError> {
+        let name = self.version.limit().0;
+        self.write(name, &bytes.to_string()).map_err(|source| self.failed(name, source))
+    }
+
+    /// Lifts the limit.
+    pub fn lift(&self) -> Result<(), BenchError> {
+        let (name, none) = self.version.limit();
+        self.write(name, none).map_err(|source| self.failed(name, source))
+    }
+
+    /// Processes of it that the kernel has killed for want of memory.
+    pub fn kills(&self) -> Result<u64, BenchError> {
+        let path = self.group.join(self.version.kills());
+        oom_kills(&read(&path)?).ok_or(BenchError::Missing { path, what: "the kills" })
+    }
+
+    fn write(&self, name: &str, value: &str) -> io::Result<()> {
+        fs::write(self.group.join(name), value)
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> BenchError {
+        BenchError::Group { path: self.group.join(name), source }
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        // The group of version 2 is the nursery's, which removes it.
+        if self.version == Version::Two {
+            return;
+        }
+        for _ in 0..EMPTY_TRIES {
+            match fs::remove_dir(&self.group) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(EMPTY_WAIT);
+                }
+                Ok(()) => return,
+                Err(error) => {
+                    eprintln!("the control group {} is left: {error}", self.group.display());
+                    return;
+                }
+            }
+        }
+        eprintln!("the control group {} is left: it has processes", self.group.display());
+    }
+}
+
+/// The memory group of this process, where the controller is of version 1.
+fn own_group() -> Option<PathBuf> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    in_mount(&mounts, memory_path(&groups)?, is_memory)
+}
+
+/// The path of the group that a `memory` line of /proc/PID/cgroup names.
+fn memory_path(groups: &str) -> Option<&str> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let controllers = fields.next()?;
+        let path = fields.next()?;
+        controllers.split(',').any(|name| name == "memory").then_some(path)
+    })
+}
+
+/// Where the group `path` is in the first mount that `is` the one: `is` gets what mountinfo
+/// says of file system and options.
+fn in_mount(mounts: &str, path: &str, is: fn(&str) -> bool) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, at) = (fields.next()?, fields.next()?);
+        // A container may have mounted its own part alone.
+        let below = path.strip_prefix(root.trim_end_matches('/'))?;
+        is(kind).then(|| Path::new(at).join(below.trim_start_matches('/')))
+    })
+}
+
+fn is_memory(kind: &str) -> bool {
+    let options = kind.rsplit(' ').next().unwrap_or_default();
+    kind.starts_with("cgroup ") && options.split(',').any(|option| option == "memory")
+}
+
+fn is_version_2(kind: &str) -> bool {
+    kind.starts_with("cgroup2 ")
+}
+
+fn oom_kills(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+fn read(path: &Path) -> Result<String, BenchError> {
+    fs::read_to_string(path).map_err(|source| BenchError::Read { path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn groups_are_found_below_their_mounts() {
+        let groups = "9:name=systemd:/\n4:cpuset,memory:/a/b\n0::/c\n";
+        assert_eq!(memory_path(groups), Some("/a/b"));
+        assert_eq!(memory_path("0::/c\n"), None);
+        let found = |path, is| in_mount(MOUNTS, path, is);
+        assert_eq!(found("/a/b", is_memory), Some("/sys/fs/cgroup/memory/a/b".into()));
+        assert_eq!(found("/", is_memory), Some("/sys/fs/cgroup/memory/".into()));
+        assert_eq!(found("/c", is_version_2), Some("/sys/fs/cgroup/unified/c".into()));
+        let part = "35 31 0:32 /docker/1 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let found = in_mount(part, "/docker/1/a", is_memory);
+        assert_eq!(found, Some("/sys/fs/cgroup/memory/a".into()));
+        assert_eq!(in_mount(part, "/elsewhere", is_memory), None);
+    }
+
+    #[test]
+    fn kills_are_counted_in_both_versions() {
+        assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
+        assert_eq!(oom_kills("low 0\noom 7\noom_kill 5\noom_group_kill 1\n"), Some(5));
+        assert_eq!(oom_kills("oom 7\n"), None);
+    }
+}
