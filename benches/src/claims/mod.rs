@@ -190,7 +190,6 @@ impl Judgement {
     }
 
     /// It holds for part of what it names.
-    #[expect(dead_code, reason = "the claims about processes use it")]
     fn partly(why: impl Into<String>, measured: impl Into<String>) -> Self {
         Self { verdict: Verdict::Partly, measured: measured.into(), why: why.into() }
     }

@@ -3,7 +3,8 @@
 use super::{Judgement, Row, Said, Subject};
 use crate::plan::Section;
 use crate::report::Report;
-use crate::report::units::{bytes, percent};
+use crate::report::units::{bytes, percent, time};
+use crate::sections::pressure::PressureRow;
 
 /// What is said.
 pub fn said() -> Said {
@@ -12,6 +13,55 @@ pub fn said() -> Said {
         title: "Under memory pressure",
         claim: "With a limit just above the size of one guest eager cloning fails, and copy-on-write cloning goes on until private pages fill it; what then fails is one clone, with a clear error, never the parent.",
         rows: vec![
+            Row::new(
+                Subject::Vm,
+                "with a limit a quarter of a guest above one guest an eager copy fails",
+                Section::Pressure,
+                eager_fails,
+            ),
+            Row::new(
+                Subject::Vm,
+                "under the same limit copy-on-write clones go on until private pages fill it",
+                Section::Pressure,
+                cow_goes_on,
+            ),
+            Row::new(
+                Subject::Vm,
+                "the more each writes the fewer fit: those that write 10 % against 1 %",
+                Section::Pressure,
+                writes_decide,
+            ),
+            Row::new(
+                Subject::Vm,
+                "what fails is one clone, and no other",
+                Section::Pressure,
+                one_clone_fails,
+            ),
+            Row::new(Subject::Vm, "with a clear error", Section::Pressure, error_is_clear),
+            Row::new(
+                Subject::Vm,
+                "never the parent, which has all that it had",
+                Section::Pressure,
+                parent_lives,
+            ),
+            Row::new(
+                Subject::Vm,
+                "every other clone has what it had and wrote",
+                Section::Pressure,
+                others_intact,
+            ),
+            Row::new(
+                Subject::Vm,
+                "density: more idle clones fit into a budget than copies would",
+                Section::Pressure,
+                |report| fit(report, 0.0),
+            ),
+            Row::new(
+                Subject::Vm,
+                "density: more clones that write 1 % fit into it than copies would",
+                Section::Pressure,
+                |report| fit(report, 0.01),
+            ),
             Row::new(
                 Subject::Vm,
                 "clones take a small part of the memory of copies",
@@ -25,8 +75,129 @@ pub fn said() -> Said {
                 cells_are_small,
             ),
         ],
-        by_hand: &["tine bench --only density,cells"],
+        by_hand: &[
+            "tine bench --only pressure,density,cells",
+            "cat /proc/PID/oom_score_adj    # of a cell, and of a fork of it",
+            "grep oom_kill /sys/fs/cgroup/GROUP/memory.events",
+        ],
     }
+}
+
+fn tried<'a>(report: &'a Report, what: &str, written: f64) -> Option<&'a PressureRow> {
+    report.pressure.iter().find(|row| row.what == what && row.written == written)
+}
+
+fn eager_fails(report: &Report) -> Option<Judgement> {
+    let row = tried(report, "eager copy", 0.0)?;
+    Some(Judgement::when(
+        row.made == 0,
+        "none is made",
+        format!(
+            "{} of {} made with {} beside the parent; the first failed after {}: {}",
+            row.made,
+            bytes(row.guest_bytes as f64),
+            bytes(row.room_bytes as f64),
+            time(row.failed_after_us),
+            row.error
+        ),
+    ))
+}
+
+fn cow_goes_on(report: &Report) -> Option<Judgement> {
+    let row = tried(report, "fork", 0.01)?;
+    let private = row.private_bytes as f64 / row.room_bytes as f64;
+    let words = format!(
+        "{} forks that wrote 1 % each used {} of {}; {} of it are pages of their own",
+        row.made,
+        bytes(row.used_bytes as f64),
+        bytes(row.room_bytes as f64),
+        percent(private)
+    );
+    if row.made < 2 || row.used_bytes < row.room_bytes * 3 / 4 {
+        return Some(Judgement::when(false, "several are made, and fill the room", words));
+    }
+    Some(match private > 0.5 {
+        true => Judgement::when(true, "several are made, and most of it are their pages", words),
+        false => Judgement::partly(
+            "several are made and fill the room, but most of it is page tables and what the \
+             kernel holds for each",
+            words,
+        ),
+    })
+}
+
+fn writes_decide(report: &Report) -> Option<Judgement> {
+    let (few, many) = (tried(report, "fork", 0.01)?, tried(report, "fork", 0.1)?);
+    Some(Judgement::when(
+        many.made < few.made,
+        "fewer",
+        format!("{} that write 1 %, {} that write 10 %", few.made, many.made),
+    ))
+}
+
+fn one_clone_fails(report: &Report) -> Option<Judgement> {
+    let all = !report.pressure.is_empty();
+    all.then(|| {
+        let one = |row: &&PressureRow| {
+            row.ended != "the parent" && row.failed_at != "never" && row.kills < 2
+        };
+        let held = report.pressure.iter().filter(one).count();
+        let who = report.pressure.iter().map(|row| format!("{}: {}", row.what, row.ended));
+        Judgement::when(
+            held == report.pressure.len(),
+            "one process ends, and it is a clone",
+            who.collect::<Vec<_>>().join(", "),
+        )
+    })
+}
+
+fn error_is_clear(report: &Report) -> Option<Judgement> {
+    let unclear = report.pressure.iter().find(|row| !row.error.contains("memory"));
+    let shown = unclear.or(report.pressure.first())?;
+    Some(Judgement::when(unclear.is_none(), "it names memory", format!("\"{}\"", shown.error)))
+}
+
+fn parent_lives(report: &Report) -> Option<Judgement> {
+    let parents: Vec<bool> = report.pressure.iter().filter_map(|row| row.parent_intact).collect();
+    let intact = parents.iter().filter(|&&intact| intact).count();
+    (!parents.is_empty()).then(|| {
+        Judgement::when(
+            intact == parents.len(),
+            "alive, by a checksum of all its memory, in every trial",
+            format!("{intact} of {} parents", parents.len()),
+        )
+    })
+}
+
+fn others_intact(report: &Report) -> Option<Judgement> {
+    let rows = &report.pressure;
+    let (alive, intact): (u64, u64) =
+        (rows.iter().map(|row| row.alive).sum(), rows.iter().map(|row| row.intact).sum());
+    let made: u64 = rows.iter().map(|row| row.made).sum();
+    (!rows.is_empty()).then(|| {
+        // One of a trial has to end, and it may be one that was made before.
+        Judgement::when(
+            intact == alive && alive + rows.len() as u64 >= made,
+            "by checksums, in every clone that was made but one a trial",
+            format!("{intact} of {alive} alive, of {made} made"),
+        )
+    })
+}
+
+fn fit(report: &Report, written: f64) -> Option<Judgement> {
+    let row = tried(report, "clone", written)?;
+    let copies = row.room_bytes / row.guest_bytes;
+    Some(Judgement::when(
+        row.made > copies,
+        "more than fit when each is a copy",
+        format!(
+            "{} clones of {} in {} beside the image, {} each; copies: {copies}",
+            row.made,
+            bytes(row.guest_bytes as f64),
+            bytes(row.room_bytes as f64),
+            bytes(row.used_bytes as f64 / row.made.max(1) as f64)
+        ),
+    ))
 }
 
 fn sharing(report: &Report) -> Option<Judgement> {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -310,4 +310,33 @@ fn what_is_no_snapshot_is_refused_and_no_process_is_left() {
         assert!(fault.text.contains(name), "{fault:?}");
         wait_for_only(warden, &[&cell]);
     }
+}
+
+#[test]
+fn when_memory_runs_out_children_go_before_parents_and_what_is_not_there_yet_first() {
+    let rank = |pid: u32| -> i32 {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let own = rank(std::process::id());
+    let nursery = nursery(1);
+    let snapshot = template(&nursery, 16, 1);
+    let parent = spawn(&nursery, &snapshot);
+    assert!(nursery.wait_full(PATIENCE));
+    let dormant = children_of(warden_of(&parent));
+    let dormant = dormant.into_iter().find(|pid| *pid != parent.pid()).unwrap();
+    assert_eq!(rank(dormant), 1000, "a clone that nobody has");
+    let child = fork(&nursery, &parent, 1).remove(0);
+    let grandchildren = fork(&nursery, &child, 2);
+    let ranks = [own, rank(parent.pid()), rank(child.pid()), rank(grandchildren[0].pid()), 1000];
+    assert!(ranks.windows(2).all(|pair| pair[0] < pair[1]), "{ranks:?}");
+    assert_eq!(rank(grandchildren[0].pid()), rank(grandchildren[1].pid()), "siblings are equal");
+    let (frozen, _) = nursery.freeze(&parent).unwrap();
+    let known = [parent.pid(), child.pid(), grandchildren[0].pid(), grandchildren[1].pid()];
+    let others = children_of(warden_of(&parent)).into_iter().filter(|pid| !known.contains(pid));
+    assert!(others.into_iter().all(|pid| rank(pid) == 1000), "what is to be written down");
+    drop(frozen);
+    // One that was dormant and serves is as any other.
+    let woken = spawn(&nursery, &snapshot);
+    assert_eq!(rank(woken.pid()), rank(parent.pid()));
 }

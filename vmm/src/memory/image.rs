@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 
 use super::delta::Delta;
-use super::mapping::{COLLAPSE, Mapping, Reserve};
+use super::mapping::{COLLAPSE, DROP, Mapping, Reserve};
 use super::pagemap::{self, Want};
 use super::{HUGE_PAGE_SIZE, MemoryError, PAGE_SIZE, Run, Runs};
 
@@ -205,6 +205,15 @@ impl MemoryImage {
         Ok(base.view.get_or_init(|| view))
     }
 
+    /// Lets go of the pages that this process has mapped only to copy them: the kernel would count
+    /// them as if they were its own.
+    pub fn put_away(&self) -> Result<(), MemoryError> {
+        match self.base.view.get() {
+            Some(view) => view.advise(0, view.bytes(), DROP),
+            None => Ok(()),
+        }
+    }
+
     /// The parts of the base that hold data, as byte ranges: the rest reads as zeros.
     pub(super) fn data_ranges(&self) -> Vec<(usize, usize)> {
         data_ranges(&self.base.file, self.base.offset, self.base.bytes)
@@ -337,6 +346,23 @@ mod tests {
         image.seal().unwrap();
         assert!(image.map_shared().is_err());
         assert!(image.map_private().is_ok());
+    }
+
+    #[test]
+    fn what_was_mapped_to_be_copied_is_let_go_and_still_there() {
+        let image = MemoryImage::create(1 << 20, ImageKind::Small).unwrap();
+        image.put_away().unwrap();
+        let mapping = image.map_shared().unwrap();
+        // SAFETY: the byte lies in the mapping, which nothing else uses.
+        unsafe { mapping.address().add(10 * PAGE_SIZE).write(7) };
+        let view = image.base_view().unwrap();
+        let mut byte = [0];
+        view.read(10 * PAGE_SIZE, &mut byte);
+        assert!(!pagemap::find(view, Want::Shared).unwrap().is_empty());
+        image.put_away().unwrap();
+        assert!(pagemap::find(view, Want::Shared).unwrap().is_empty());
+        view.read(10 * PAGE_SIZE, &mut byte);
+        assert_eq!(byte, [7]);
     }
 
     #[test]

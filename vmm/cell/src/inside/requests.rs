@@ -166,6 +166,9 @@ impl Cell {
         let console = Box::new(self.console.clone());
         let mut prepared = Prepared::new(&self.host, &snapshot, memory, hot_set, console)?;
         prepared.divide_memory()?;
+        if eager {
+            snapshot.image.put_away().map_err(tine_vmm::MachineError::from)?;
+        }
         if watch {
             prepared.watch();
         }

@@ -13,8 +13,9 @@ use tine_vmm::kvm::stats::KvmCounters;
 use tine_vmm::memory::Ledger;
 use tine_vmm::{Ladder, Status};
 
-use super::cgroup::Leaf;
+use super::cgroup::{Leaf, OVER_LIMIT};
 use super::line::gone;
+use super::turn::Rank;
 use super::{Line, Process, Switchboard};
 use crate::channel::{Channel, ChannelError};
 use crate::fault::{Fault, Kind};
@@ -46,6 +47,7 @@ pub(super) struct Hearer {
     // Killed before what bounds it can go.
     process: Process,
     leaf: Option<Leaf>,
+    rank: Rank,
     known: Mutex<Known>,
     console: Mutex<ConsoleOutput>,
     next: AtomicU64,
@@ -58,15 +60,16 @@ impl std::fmt::Debug for Hearer {
 }
 
 impl Hearer {
-    /// The hearer of `line`, and what that has said so far.
-    pub(super) fn new(mut line: Line, console: ConsoleOutput) -> (Self, Vec<Said>) {
+    /// The hearer of `line`, which serves from now on, with `rank`; and what it has said so far.
+    pub(super) fn new(mut line: Line, rank: Rank, console: ConsoleOutput) -> (Self, Vec<Said>) {
         let aside = std::mem::take(&mut line.aside);
         let next = AtomicU64::new(line.next);
-        let (channel, process, leaf) = line.into_parts();
+        let (channel, process, leaf, turn) = line.into_parts();
+        turn.serve(rank);
         let known =
             Known { status: Status::Running, busy: false, gone: false, waiting: HashMap::new() };
         let (known, console) = (Mutex::new(known), Mutex::new(console));
-        (Self { channel, process, leaf, known, console, next }, aside)
+        (Self { channel, process, leaf, rank, known, console, next }, aside)
     }
 
     /// What the machine is doing.
@@ -160,7 +163,7 @@ impl Hearer {
     /// The process has ended, as the warden saw.
     pub(super) fn ended(&self, how: &str) {
         let how = match &self.leaf {
-            Some(leaf) if leaf.ran_out_of_memory() => "it took more memory than its limit allows",
+            Some(leaf) if leaf.ran_out_of_memory() => OVER_LIMIT,
             _ => how,
         };
         let mut known = self.known();
@@ -183,15 +186,15 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// The cell of `line`, in which a machine has `started`; from now on `switchboard` hears it,
-    /// and what the guest prints goes to `console`.
+    /// The cell of `line`, in which a machine has `started`, with `rank`; from now on
+    /// `switchboard` hears it, and what the guest prints goes to `console`.
     pub(super) fn attach(
         line: Line,
-        started: Started,
+        (started, rank): (Started, Rank),
         switchboard: &Switchboard,
         console: ConsoleOutput,
     ) -> Result<Self, Fault> {
-        let (hearer, aside) = Hearer::new(line, console);
+        let (hearer, aside) = Hearer::new(line, rank, console);
         let cell = Self { hearer: Arc::new(hearer), started, pause: None };
         for said in aside {
             cell.hearer.take(said, vec![]).map_err(|reason| Fault::new(Kind::Gone, reason))?;
@@ -204,6 +207,11 @@ impl Cell {
     pub fn after_pause(mut self, pause: Duration) -> Self {
         self.pause = Some(pause);
         self
+    }
+
+    /// When it has to go, of those that serve.
+    pub(super) fn rank(&self) -> Rank {
+        self.hearer.rank
     }
 
     /// Number of its process.

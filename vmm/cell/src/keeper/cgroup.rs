@@ -14,6 +14,8 @@ const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// Most processes and threads of a cell that names no limit: as many vCPUs as there can be, and
 /// what helps them.
 const PROCESSES: u32 = 512;
+/// How a cell has ended that was killed for the memory it took.
+pub(super) const OVER_LIMIT: &str = "it took more memory than its limit allows";
 /// In which a share of processor time is counted, microseconds.
 const PERIOD_US: u64 = 100_000;
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Process;
-use super::cgroup::{CellLimits, Cgroups, Leaf};
+use super::cgroup::{CellLimits, Cgroups, Leaf, OVER_LIMIT};
+use super::turn::Turn;
+use super::{Process, Switchboard};
 use crate::channel::{Channel, ChannelError};
 use crate::fault::{Fault, Kind};
 use crate::protocol::{Answer, Numbered, Request, Said, VERSION};
@@ -25,6 +26,8 @@ pub struct Line {
     pub(super) aside: Vec<Said>,
     /// What bounds it, where the host can.
     leaf: Option<Leaf>,
+    /// Until it serves, it is the first that has to go when memory runs out.
+    turn: Turn,
 }
 
 /// The end of a channel for a process that is about to be made.
@@ -60,7 +63,8 @@ impl Expected {
             Said::Dying(reason) => return Err(Fault::new(Kind::Internal, reason)),
             _ => return Err(nonsense("before it has greeted")),
         }
-        Ok(Line { channel, process: process?, next: 0, aside: Vec::new(), leaf: None })
+        let turn = Turn::first(pid);
+        Ok(Line { channel, process: process?, next: 0, aside: Vec::new(), leaf: None, turn })
     }
 
     /// The same for a process that was forked from a cell: it gets its own pagemap in place of its
@@ -158,10 +162,25 @@ impl Line {
         }
     }
 
-    /// Channel, process and what bounds it, for another holder.
-    pub(super) fn into_parts(self) -> (Channel, Process, Option<Leaf>) {
-        let Self { channel, process, leaf, .. } = self;
-        (channel, process, leaf)
+    /// Channel, process and what bounds it, for another holder; and when it has to go.
+    pub(super) fn into_parts(self) -> (Channel, Process, Option<Leaf>, Turn) {
+        let Self { channel, process, leaf, turn, .. } = self;
+        (channel, process, leaf, turn)
+    }
+
+    /// `fault`, of a process that is gone, with how it ended as far as `switchboard` knows.
+    pub(super) fn explain(&self, fault: Fault, switchboard: &Switchboard) -> Fault {
+        if fault.kind != Kind::Gone {
+            return fault;
+        }
+        let how = match &self.leaf {
+            Some(leaf) if leaf.ran_out_of_memory() => Some(OVER_LIMIT.to_owned()),
+            _ => switchboard.how_it_ended(self.process.inner_pid),
+        };
+        match how {
+            Some(how) => Fault::new(Kind::Gone, format!("its process is gone: {how}")),
+            None => fault,
+        }
     }
 
     /// Moves it into a leaf of `cgroups`, where there are any.

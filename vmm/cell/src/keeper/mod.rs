@@ -13,6 +13,7 @@ mod peer;
 mod pool;
 mod snapshot;
 mod switchboard;
+mod turn;
 
 pub use cell::{Cell, ConsoleOutput};
 pub use cgroup::{CellLimits, CgroupError, Cgroups};

@@ -14,6 +14,7 @@ use super::cell::ConsoleOutput;
 use super::cgroup::{CellLimits, Cgroups};
 use super::line::{Expected, unexpected};
 use super::pool::{Fill, LOOK, NurseryConfig, Origin, Shared, prepare};
+use super::turn::Rank;
 use super::{Cell, CellSnapshot, Line, Switchboard};
 use crate::channel::Channel;
 use crate::fault::{Fault, with_causes};
@@ -46,6 +47,7 @@ impl Nursery {
             config,
             warden,
             cgroups,
+            rank: Rank::of_clones(),
             pool: Mutex::default(),
             changed: Condvar::new(),
             short: AtomicBool::new(false),
@@ -137,13 +139,16 @@ impl Nursery {
             Some(line) => (line, Origin::Dormant),
             None => {
                 let (mut line, origin) = self.blank()?;
-                prepare(&mut line, snapshot, wish.eager, wish.hot_set, false)?;
+                let prepared = prepare(&mut line, snapshot, wish.eager, wish.hot_set, false);
+                prepared.map_err(|fault| line.explain(fault, &self.switchboard))?;
                 (line, origin)
             }
         };
         line.limit(&wish.limits)?;
-        let started = start(&mut line, Request::Start(wish.start))?;
-        Ok((Cell::attach(line, started, &self.switchboard, console)?, origin))
+        let started = start(&mut line, Request::Start(wish.start));
+        let started = started.map_err(|fault| line.explain(fault, &self.switchboard))?;
+        let rank = self.shared.rank;
+        Ok((Cell::attach(line, (started, rank), &self.switchboard, console)?, origin))
     }
 
     /// Forks `parent`, which goes on: one result for each of `children`, in order, and how long
@@ -180,8 +185,11 @@ impl Nursery {
             .into_iter()
             .map(|asked: Result<(Line, ConsoleOutput), Fault>| {
                 let (mut line, console) = asked?;
-                let started = started(line.answer(STEP_LIMIT, &mut |_, _| {})?.0)?;
-                let cell = Cell::attach(line, started, &self.switchboard, console)?;
+                let answer = line.answer(STEP_LIMIT, &mut |_, _| {});
+                let answer = answer.map_err(|fault| line.explain(fault, &self.switchboard));
+                let started = started(answer?.0)?;
+                let serves = (started, parent.rank().of_child());
+                let cell = Cell::attach(line, serves, &self.switchboard, console)?;
                 Ok(cell.after_pause(pause.total))
             })
             .collect();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::Cgroups;
 use super::line::{Expected, unexpected};
 use super::nursery::STEP_LIMIT;
+use super::turn::Rank;
 use super::{CellSnapshot, Line};
 use crate::confine::Confinement;
 use crate::fault::Fault;
@@ -104,6 +105,7 @@ pub(super) struct Shared {
     pub(super) config: NurseryConfig,
     pub(super) warden: Arc<Warden>,
     pub(super) cgroups: Option<Cgroups>,
+    pub(super) rank: Rank,
     pub(super) pool: Mutex<Pool>,
     pub(super) changed: Condvar,
     pub(super) short: AtomicBool,

@@ -1,11 +1,12 @@
 //! The thread that hears what all cells say, and from the warden which of them have ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -18,6 +19,10 @@ const WARDEN: u64 = 0;
 const WARDEN_GONE: &str = "the process that all cells come from is gone";
 /// Events taken at once.
 const EVENTS: usize = 64;
+/// Ends of processes without a hearer that are remembered.
+const STRANGERS: usize = 64;
+/// How long the warden may take to tell of an end.
+const TOLD_LIMIT: Duration = Duration::from_millis(200);
 
 /// Hears all cells.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ struct Shared {
     hearers: Mutex<HashMap<u64, Weak<Hearer>>>,
     /// The same by the warden's numbers of their processes, with their tokens.
     by_pid: Mutex<HashMap<u32, (u64, Weak<Hearer>)>>,
+    /// How processes ended that had no hearer, by the warden's numbers.
+    strangers: Mutex<VecDeque<(u32, String)>>,
     next: AtomicU64,
     /// The warden is gone: nobody is heard any more.
     closed: AtomicBool,
@@ -47,6 +54,7 @@ impl Switchboard {
             epoll,
             hearers: Mutex::default(),
             by_pid: Mutex::default(),
+            strangers: Mutex::default(),
             next: AtomicU64::new(WARDEN + 1),
             closed: AtomicBool::new(false),
             warden,
@@ -77,6 +85,26 @@ impl Switchboard {
     }
 }
 
+impl Switchboard {
+    /// How a process ended that nobody heard, by its number where the warden counts; none if it
+    /// is not told of within a moment.
+    pub(super) fn how_it_ended(&self, inner_pid: u32) -> Option<String> {
+        let begun = Instant::now();
+        loop {
+            let strangers = self.shared.strangers();
+            let found = strangers.iter().find(|(pid, _)| *pid == inner_pid);
+            if let Some((_, how)) = found {
+                return Some(how.clone());
+            }
+            drop(strangers);
+            if begun.elapsed() > TOLD_LIMIT {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
 impl Drop for Switchboard {
     fn drop(&mut self) {
         // The thread ends with the warden.
@@ -95,6 +123,10 @@ impl Shared {
 
     fn by_pid(&self) -> MutexGuard<'_, HashMap<u32, (u64, Weak<Hearer>)>> {
         self.by_pid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, VecDeque<(u32, String)>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self) {
@@ -162,7 +194,12 @@ impl Shared {
     }
 
     fn tell_end(&self, inner_pid: u32, how: &str) {
-        let Some((token, hearer)) = self.by_pid().remove(&inner_pid) else { return };
+        let Some((token, hearer)) = self.by_pid().remove(&inner_pid) else {
+            let mut strangers = self.strangers();
+            strangers.truncate(STRANGERS - 1);
+            strangers.push_front((inner_pid, how.to_owned()));
+            return;
+        };
         match hearer.upgrade() {
             Some(hearer) => hearer.ended(how),
             // Nobody holds it, and its channel is closed: nothing else comes of it.

@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_secs(30);
 /// A cell that does `script` after its greeting, heard as the switchboard does.
 fn cell(script: impl FnOnce(&Channel)) -> (Cell, Peer, JoinHandle<()>) {
     let (line, peer) = Peer::greeted(script);
-    let hearer = Arc::new(Hearer::new(line, Box::new(|_| {})).0);
+    let hearer = Arc::new(Hearer::new(line, Rank::of_clones(), Box::new(|_| {})).0);
     let ladder = Ladder::default();
     let started = Started { ladder, ram_bytes: 0, vcpus: 1, tsc_khz: 0 };
     let cell = Cell { hearer: Arc::clone(&hearer), started, pause: None };
