@@ -42,6 +42,9 @@ pub enum BenchError {
         /// Where its cell came from.
         origin: String,
     },
+    /// A disk can't be used.
+    #[error("a disk that was to be forked can't be used")]
+    Disk(#[from] tine_vmm::devices::disk::DiskError),
     /// Memory is not what was written to it.
     #[error("the memory of {who} is not what it wrote")]
     Spoilt {

@@ -47,11 +47,17 @@ pub enum Section {
     WorkingSet,
     /// Cells under a limit on their memory.
     Pressure,
+    /// What a clone copies, and what it shares.
+    VmCopied,
+    /// The life of a clone.
+    VmTimeline,
+    /// What an image is made of.
+    Backing,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -68,6 +74,9 @@ impl Section {
         Self::Confinement,
         Self::WorkingSet,
         Self::Pressure,
+        Self::VmCopied,
+        Self::VmTimeline,
+        Self::Backing,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -89,6 +98,9 @@ impl Section {
             Self::Confinement => "confinement",
             Self::WorkingSet => "working_set",
             Self::Pressure => "pressure",
+            Self::VmCopied => "vm_copied",
+            Self::VmTimeline => "vm_timeline",
+            Self::Backing => "backing",
         }
     }
 
@@ -111,7 +123,10 @@ impl Section {
             Self::Cells => (5.0, 10.0),
             Self::Confinement => (2.0, 10.0),
             Self::WorkingSet => (1.0, 6.0),
-            Self::Pressure => (4.0, 40.0),
+            Self::Pressure => (4.0, 16.0),
+            Self::VmCopied => (3.0, 12.0),
+            Self::VmTimeline => (2.0, 12.0),
+            Self::Backing => (2.0, 15.0),
         }
     }
 
@@ -120,6 +135,7 @@ impl Section {
         match self {
             Self::Spawn | Self::Dormant => &[],
             Self::LiveFork => &[1024],
+            Self::VmTimeline => &[512],
             _ => &[256],
         }
     }

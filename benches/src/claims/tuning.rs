@@ -3,7 +3,7 @@
 use super::{Judgement, Row, Said, Subject};
 use crate::plan::Section;
 use crate::report::Report;
-use crate::report::units::times;
+use crate::report::units::{bytes, time, times};
 
 /// What is said.
 pub fn said() -> Said {
@@ -36,9 +36,94 @@ pub fn said() -> Said {
                 Section::WorkingSet,
                 hot_set_helps,
             ),
+            Row::new(
+                Subject::Vm,
+                "reading all of an image of transparent huge pages is cheaper than of small ones",
+                Section::Backing,
+                |report| before_after(report, ("read", "sequential", 1.0), THP, 0.9),
+            ),
+            Row::new(
+                Subject::Vm,
+                "so is reading a scattered tenth of it",
+                Section::Backing,
+                |report| before_after(report, ("read", "scattered", 0.1), THP, 0.9),
+            ),
+            Row::new(
+                Subject::Vm,
+                "a write to a shared huge page copies 2 MB",
+                Section::Backing,
+                copies_two_mb,
+            ),
+            Row::new(
+                Subject::Vm,
+                "scattered writes cost no more with huge pages below than with small ones",
+                Section::Backing,
+                |report| before_after(report, ("write", "scattered", 0.01), THP, 1.1),
+            ),
+            Row::new(
+                Subject::Vm,
+                "reserved huge pages (hugetlb) make reading cheaper than small ones",
+                Section::Backing,
+                |report| hugetlb(report, ("read", "sequential", 1.0), 0.9),
+            ),
+            Row::new(Subject::Vm, "and scattered writes dearer", Section::Backing, |report| {
+                hugetlb(report, ("write", "scattered", 0.01), f64::INFINITY)
+            }),
         ],
-        by_hand: &["tine bench --only cow-faults,hot-set,working-set"],
+        by_hand: &["tine bench --only cow-faults,hot-set,working-set,backing"],
     }
+}
+
+const THP: &str = "transparent huge";
+
+/// Holds if `what` with the other backing takes at most `most` times what it takes with pages of
+/// 4 KiB.
+fn before_after(
+    report: &Report,
+    what: (&str, &str, f64),
+    backing: &str,
+    most: f64,
+) -> Option<Judgement> {
+    let before = report.backing("4 KiB", what)?;
+    let after = report.backing(backing, what)?;
+    let ratio = after.total_us / before.total_us;
+    let words = format!(
+        "{} with pages of 4 KiB, {} with {backing} ones: {}",
+        time(before.total_us),
+        time(after.total_us),
+        times(ratio)
+    );
+    Some(Judgement::when(ratio <= most, format!("{most} times or less"), words))
+}
+
+/// The same for reserved huge pages; an infinite `most` asks for more than with small ones.
+fn hugetlb(report: &Report, what: (&str, &str, f64), most: f64) -> Option<Judgement> {
+    let skipped = report.skipped.iter().find(|skipped| skipped.what == "backing: hugetlb");
+    if let Some(skipped) = skipped {
+        return Some(Judgement::missing(skipped.reason.clone()));
+    }
+    if most.is_finite() {
+        return before_after(report, what, "hugetlb", most);
+    }
+    let (before, after) = (report.backing("4 KiB", what)?, report.backing("hugetlb", what)?);
+    let words = format!("{} against {}", time(after.total_us), time(before.total_us));
+    Some(Judgement::when(after.total_us > before.total_us, "more", words))
+}
+
+fn copies_two_mb(report: &Report) -> Option<Judgement> {
+    let what = ("write", "scattered", 0.01);
+    let of = |backing| {
+        let row = report.backing(backing, what)?;
+        Some(row.private_bytes / row.pages as f64)
+    };
+    let thp = of(THP)?;
+    let reserved = of("hugetlb").map(|each| format!(", {} of a hugetlb one", bytes(each)));
+    let reserved = reserved.unwrap_or_default();
+    Some(Judgement::when(
+        thp > (1 << 20) as f64,
+        "more than 1 MiB for each page written",
+        format!("{} for each page written of a transparent huge image{reserved}", bytes(thp)),
+    ))
 }
 
 fn clustering(report: &Report) -> Option<Judgement> {

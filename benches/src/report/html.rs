@@ -115,6 +115,9 @@ fn heading(section: Section) -> &'static str {
         Section::Confinement => "Confinement",
         Section::WorkingSet => "First work",
         Section::Pressure => "Under memory pressure",
+        Section::VmCopied => "What a clone copies, and what it shares",
+        Section::VmTimeline => "The life of a clone",
+        Section::Backing => "Small and huge pages",
     }
 }
 

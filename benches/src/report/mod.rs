@@ -25,6 +25,7 @@ use crate::measure::Measure;
 use crate::named::Named;
 use crate::noise::Noise;
 use crate::plan::{Plan, PlanFacts};
+use crate::sections::backing::BackingRow;
 use crate::sections::cells::CellsFigures;
 use crate::sections::confinement::ConfinementFigures;
 use crate::sections::cow_faults::FaultRow;
@@ -41,6 +42,9 @@ use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
 use crate::sections::spawn_rate::SpawnRateRow;
 use crate::sections::teardown::TeardownRow;
+use crate::sections::vm_copied::CopiedRow;
+use crate::sections::vm_seen::{VmPageTables, VmSeen};
+use crate::sections::vm_timeline::TimelineRow;
 use crate::sections::working_set::WorkingSetRow;
 
 /// Version of the JSON: raised when a key goes or changes its meaning.
@@ -107,6 +111,16 @@ pub struct Report {
     pub working_set: Vec<WorkingSetRow>,
     /// Cells under a limit on their memory.
     pub pressure: Vec<PressureRow>,
+    /// What a clone copies, and what it shares.
+    pub vm_copied: Vec<CopiedRow>,
+    /// What counters say of pages that a clone wrote.
+    pub vm_seen: Option<VmSeen>,
+    /// Page tables of a clone all of whose memory was written.
+    pub vm_page_tables: Option<VmPageTables>,
+    /// Lives of clones.
+    pub vm_timeline: Vec<TimelineRow>,
+    /// Images of small and of huge pages.
+    pub backing: Vec<BackingRow>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -155,6 +169,11 @@ impl Report {
             confinement: None,
             working_set: vec![],
             pressure: vec![],
+            vm_copied: vec![],
+            vm_seen: None,
+            vm_page_tables: None,
+            vm_timeline: vec![],
+            backing: vec![],
             skipped: vec![],
             seconds: 0.0,
         }
@@ -219,6 +238,12 @@ impl Report {
     pub fn fault(&self, pattern: &str, memory: &str, fraction: f64) -> Option<&FaultRow> {
         let mut rows = self.cow_faults.iter();
         rows.find(|row| row.pattern == pattern && row.memory == memory && row.fraction == fraction)
+    }
+
+    /// First visits to clones of an image of one kind.
+    pub fn backing(&self, name: &str, what: (&str, &str, f64)) -> Option<&BackingRow> {
+        let mut rows = self.backing.iter().filter(|row| row.backing == name);
+        rows.find(|row| (row.operation.as_str(), row.pattern.as_str(), row.fraction) == what)
     }
 
     /// Forks of a guest to one child, of which only the dirty pages are mapped.

@@ -15,6 +15,7 @@ pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> 
         Section::LiveFork => vec![live_fork(report).svg()?],
         Section::CowFaults => vec![cow_faults(report).svg()?],
         Section::Density => vec![density(report).svg()?],
+        Section::VmTimeline => vec![timeline(report).svg()?],
         _ => vec![],
     };
     Ok(plots.into_iter().flatten().collect())
@@ -106,6 +107,26 @@ fn live_fork(report: &Report) -> LinePlot {
             line("parent's pause, by copy", 0, "copy", |row| row.parent_pause_us),
             line("child's, by fork(2)", 2, "process", |row| row.first_instruction_us),
             line("parent's, by fork(2)", 0, "process", |row| row.parent_pause_us),
+        ],
+        marks: vec![],
+    }
+}
+
+fn timeline(report: &Report) -> LinePlot {
+    let line = |name, color, clone: &str| {
+        let row = report.vm_timeline.iter().find(|row| row.clone == clone);
+        let moments = row.map_or(&[][..], |row| &row.moments);
+        let points = moments.iter().map(|moment| (moment.us, moment.pss_bytes)).collect();
+        Line { name, color, open: false, points }
+    };
+    LinePlot {
+        title: "Memory of a clone's process, from the request to its first answer",
+        x: time_axis("time since the request"),
+        y: Axis { name: "share of what it maps (Pss)", base: 2.0, tick: bytes },
+        lines: vec![
+            line("eager copy", 1, "eager copy"),
+            line("fork of a running machine", 2, "fork"),
+            line("spawn from a snapshot", 0, "spawn"),
         ],
         marks: vec![],
     }

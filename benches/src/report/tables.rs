@@ -56,6 +56,9 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::Confinement => report.confinement.iter().map(cells::confinement).collect(),
         Section::WorkingSet => vec![cells::working_set(report)],
         Section::Pressure => vec![memory::pressure(report)],
+        Section::VmCopied => vec![memory::copied(report), memory::seen(report)],
+        Section::VmTimeline => vec![memory::timeline(report)],
+        Section::Backing => vec![memory::backing(report)],
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

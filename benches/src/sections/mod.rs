@@ -1,5 +1,6 @@
 //! What is measured: one thing a file.
 
+pub mod backing;
 pub mod cells;
 pub mod confinement;
 pub mod cow_faults;
@@ -19,6 +20,10 @@ pub mod reset;
 pub mod spawn;
 pub mod spawn_rate;
 pub mod teardown;
+pub mod vm_copied;
+pub mod vm_seen;
+mod vm_steps;
+pub mod vm_timeline;
 pub mod working_set;
 
 use tine_abi::pattern::{Pattern, Selection};
@@ -53,6 +58,13 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
         Section::Pressure => report.pressure = pressure::run(bench)?,
+        Section::VmCopied => {
+            report.vm_copied = vm_copied::run(bench, report.density.as_ref())?;
+            let (seen, tables) = vm_seen::run(bench)?;
+            (report.vm_seen, report.vm_page_tables) = (Some(seen), Some(tables));
+        }
+        Section::VmTimeline => report.vm_timeline = vm_timeline::run(bench)?,
+        Section::Backing => report.backing = backing::run(bench)?,
     }
     Ok(())
 }
