@@ -67,7 +67,7 @@ fn smaps_agrees(report: &Report) -> Option<Judgement> {
     let written = (seen.written_pages * PAGE_SIZE) as f64;
     Some(Judgement::when(
         (seen.smaps_private_dirty_bytes - written).abs() <= written / 100.0,
-        "within a hundredth: the process writes memory of its own, too",
+        "within a hundredth, in the mappings that are the guest's memory",
         format!("{} for {}", bytes(seen.smaps_private_dirty_bytes), bytes(written)),
     ))
 }

@@ -29,7 +29,7 @@ use crate::error::Doing;
 use crate::limits::Held;
 use crate::meminfo::MemInfo;
 use crate::named::Named;
-use crate::rig::Rig;
+use crate::rig::{Rig, WORK_LIMIT};
 use crate::stats::{median, microseconds};
 
 /// Clones that are alive at once when the kernel's memory is read.
@@ -249,7 +249,8 @@ impl Family {
             && is_intact(sibling, pages, &old)?
             && is_intact(child, pages, &new)?;
         // What it says before it ends the command is there when that is answered, or soon.
-        cells::reply(child, &Command::new(Op::Say, Selection::NONE))?;
+        let say = Command::new(Op::Say, Selection::NONE);
+        child.work(0, &say, WORK_LIMIT).doing("having a child print")?;
         std::thread::sleep(std::time::Duration::from_millis(50));
         let heard =
             |printed: &Printed| !printed.lock().unwrap_or_else(PoisonError::into_inner).is_empty();

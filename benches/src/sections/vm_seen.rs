@@ -23,6 +23,8 @@ use crate::meminfo::MemInfo;
 const PAGES: u64 = 2000;
 /// Pages written first, so that what a process needs to work is there.
 const WARM: u64 = 16;
+/// What smaps calls guest memory.
+const IMAGE: &str = "memfd:tine-image";
 
 /// What counters say of pages that a clone has written.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +35,7 @@ pub struct VmSeen {
     pub written_pages: u64,
     /// By how much the ledger's private bytes grew.
     pub ledger_private_bytes: u64,
-    /// By how much `Private_Dirty` of the process grew, bytes.
+    /// By how much `Private_Dirty` of the mappings that are its memory grew, bytes.
     pub smaps_private_dirty_bytes: f64,
     /// Page faults that KVM took.
     pub kvm_faults: u64,
@@ -97,36 +99,60 @@ fn see(clone: &Cell) -> Result<VmSeen, BenchError> {
     // The mailbox and what else a guest needs to work is its own after the first command.
     cells::work(clone, &Command::new(Op::Dirty, Selection::sequential(0, WARM)))?;
     let region = Selection { first_page: WARM, ..Selection::scattered(pages - WARM, PAGES, 23) };
-    let before = Counters::read(clone)?;
+    // To read them takes memory, and faults, of the process: the faults are read last and first.
+    let own = own_bytes(clone)?;
+    let before = all_faults(clone)?;
     cells::work(clone, &Command::new(Op::Dirty, region).seed(23))?;
-    let after = Counters::read(clone)?;
+    let after = all_faults(clone)?;
+    let own_after = own_bytes(clone)?;
+    let [kvm, minor, major] = [0, 1, 2].map(|which| after[which].saturating_sub(before[which]));
     Ok(VmSeen {
         guest_bytes: clone.ram_bytes(),
         written_pages: PAGES,
-        ledger_private_bytes: after.private.saturating_sub(before.private),
-        smaps_private_dirty_bytes: after.private_dirty as f64 - before.private_dirty as f64,
-        kvm_faults: after.kvm.saturating_sub(before.kvm),
-        minor_faults: after.minor.saturating_sub(before.minor),
-        major_faults: after.major.saturating_sub(before.major),
+        ledger_private_bytes: own_after.0.saturating_sub(own.0),
+        smaps_private_dirty_bytes: own_after.1 as f64 - own.1 as f64,
+        kvm_faults: kvm,
+        minor_faults: minor,
+        major_faults: major,
     })
 }
 
-struct Counters {
-    private: u64,
-    private_dirty: u64,
-    kvm: u64,
-    minor: u64,
-    major: u64,
+/// Faults so far: of KVM, minor ones and major ones of the process.
+fn all_faults(clone: &Cell) -> Result<[u64; 3], BenchError> {
+    let kvm = clone.counters().doing("reading KVM's counters")?.page_faults;
+    let (minor, major) = faults(clone.pid())?;
+    Ok([kvm, minor, major])
 }
 
-impl Counters {
-    fn read(clone: &Cell) -> Result<Self, BenchError> {
-        let kvm = clone.counters().doing("reading KVM's counters")?.page_faults;
-        let private = clone.ledger().doing("taking a memory account")?.private_bytes;
-        let private_dirty = MemInfo::shared_by(clone.pid())?.need("Private_Dirty")?;
-        let (minor, major) = faults(clone.pid())?;
-        Ok(Self { private, private_dirty, kvm, minor, major })
+/// Bytes of its own: by the ledger, and by smaps.
+fn own_bytes(clone: &Cell) -> Result<(u64, u64), BenchError> {
+    let ledger = clone.ledger().doing("taking a memory account")?;
+    let path = PathBuf::from(format!("/proc/{}/smaps", clone.pid()));
+    let smaps = fs::read_to_string(&path)
+        .map_err(|source| BenchError::Read { path: path.clone(), source })?;
+    let dirty = private_dirty(&smaps, IMAGE);
+    let dirty = dirty.ok_or(BenchError::Missing { path, what: "the guest's memory" })?;
+    Ok((ledger.private_bytes, dirty))
+}
+
+/// `Private_Dirty` of all mappings in `smaps` of the file `name`, bytes; none if there is no
+/// such mapping.
+fn private_dirty(smaps: &str, name: &str) -> Option<u64> {
+    let (mut sum, mut inside) = (None, false);
+    for line in smaps.lines() {
+        // A line of a field has its name, a colon and a number; that of a mapping begins with
+        // addresses.
+        let Some((field, value)) = line.split_once(':').filter(|(field, _)| !field.contains('-'))
+        else {
+            inside = line.contains(name);
+            continue;
+        };
+        if inside && field == "Private_Dirty" {
+            let kilobytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            *sum.get_or_insert(0) += kilobytes << 10;
+        }
     }
+    sum
 }
 
 /// Minor and major faults of process `pid` so far.
@@ -166,6 +192,22 @@ fn fill(clone: &Cell) -> Result<VmPageTables, BenchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dirty_pages_of_one_file_are_counted() {
+        let smaps = "\
+7f00-7f10 rw-p 00000000 00:01 1024 /memfd:tine-image (deleted)
+Size:                 64 kB
+Private_Dirty:        12 kB
+7f10-7f20 rw-p 00000000 00:00 0
+Private_Dirty:       400 kB
+7f20-7f30 rw-p 00010000 00:01 1024 /memfd:tine-image (deleted)
+Private_Dirty:         8 kB
+VmFlags: rd wr mr
+";
+        assert_eq!(private_dirty(smaps, IMAGE), Some(20 << 10));
+        assert_eq!(private_dirty(smaps, "memfd:other"), None);
+    }
 
     #[test]
     fn faults_are_found_whatever_the_name_is() {
