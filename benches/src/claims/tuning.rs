@@ -64,7 +64,7 @@ pub fn said() -> Said {
                 Subject::Vm,
                 "reserved huge pages (hugetlb) make reading cheaper than small ones",
                 Section::Backing,
-                |report| hugetlb(report, ("read", "sequential", 1.0), 0.9),
+                |report| before_after(report, ("read", "sequential", 1.0), "hugetlb", 0.9),
             ),
             Row::new(Subject::Vm, "and scattered writes dearer", Section::Backing, |report| {
                 hugetlb(report, ("write", "scattered", 0.01), f64::INFINITY)
@@ -84,6 +84,9 @@ fn before_after(
     backing: &str,
     most: f64,
 ) -> Option<Judgement> {
+    if let Some(missing) = missing(report, backing) {
+        return Some(missing);
+    }
     let before = report.backing("4 KiB", what)?;
     let after = report.backing(backing, what)?;
     let ratio = after.total_us / before.total_us;
@@ -96,14 +99,17 @@ fn before_after(
     Some(Judgement::when(ratio <= most, format!("{most} times or less"), words))
 }
 
-/// The same for reserved huge pages; an infinite `most` asks for more than with small ones.
-fn hugetlb(report: &Report, what: (&str, &str, f64), most: f64) -> Option<Judgement> {
-    let skipped = report.skipped.iter().find(|skipped| skipped.what == "backing: hugetlb");
-    if let Some(skipped) = skipped {
-        return Some(Judgement::missing(skipped.reason.clone()));
-    }
-    if most.is_finite() {
-        return before_after(report, what, "hugetlb", most);
+/// Why there are no figures of images of this kind alone.
+fn missing(report: &Report, backing: &str) -> Option<Judgement> {
+    let what = format!("backing: {backing}");
+    let skipped = report.skipped.iter().find(|skipped| skipped.what == what)?;
+    Some(Judgement::missing(skipped.reason.clone()))
+}
+
+/// Holds if `what` takes more with reserved huge pages than with small ones.
+fn dearer(report: &Report, what: (&str, &str, f64)) -> Option<Judgement> {
+    if let Some(missing) = missing(report, "hugetlb") {
+        return Some(missing);
     }
     let (before, after) = (report.backing("4 KiB", what)?, report.backing("hugetlb", what)?);
     let words = format!("{} against {}", time(after.total_us), time(before.total_us));
@@ -116,6 +122,9 @@ fn copies_two_mb(report: &Report) -> Option<Judgement> {
         let row = report.backing(backing, what)?;
         Some(row.private_bytes / row.pages as f64)
     };
+    if let Some(missing) = missing(report, THP) {
+        return Some(missing);
+    }
     let thp = of(THP)?;
     let reserved = of("hugetlb").map(|each| format!(", {} of a hugetlb one", bytes(each)));
     let reserved = reserved.unwrap_or_default();

@@ -40,7 +40,7 @@ pub fn copied(report: &Report) -> Table {
 pub fn seen(report: &Report) -> Table {
     let mut table = Table::new(
         "Seen: what the counters say of pages that a guest in a cell has written",
-        "Growth of each counter over the writes, which are scattered; at last, a clone all of \
+        "Growth of each counter over the writes, which lie apart; at last, a clone all of \
          whose memory was written in order.",
         1,
         &["what", "pages", "bytes"],

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 use tine_abi::layout::{PAGE_SIZE, data_bytes};
-use tine_abi::pattern::Selection;
+use tine_abi::pattern::{Pattern, Selection};
 use tine_cell::{Cell, SpawnWish};
 
 use super::mib;
@@ -19,10 +19,13 @@ use crate::cells::{self, Cells, for_cells};
 use crate::error::Doing;
 use crate::meminfo::MemInfo;
 
-/// Pages that are written, scattered.
+/// Pages that are written: every 32nd from the second on.
 const PAGES: u64 = 2000;
-/// Pages written first, so that what a process needs to work is there.
-const WARM: u64 = 16;
+const APART: u64 = 32;
+/// Pages below one page table: the first of each is written before. A page table of the guest's
+/// that KVM reads is a page of the image that this process alone has mapped, and smaps would
+/// count it as private.
+const TABLE: u64 = 512;
 /// What smaps calls guest memory.
 const IMAGE: &str = "memfd:tine-image";
 
@@ -96,9 +99,13 @@ pub fn run(bench: &mut Bench) -> Result<(VmSeen, VmPageTables), BenchError> {
 /// Has `clone` write pages, and reads all counters before and after.
 fn see(clone: &Cell) -> Result<VmSeen, BenchError> {
     let pages = data_bytes(clone.ram_bytes()) / PAGE_SIZE;
-    // The mailbox and what else a guest needs to work is its own after the first command.
-    cells::work(clone, &Command::new(Op::Dirty, Selection::sequential(0, WARM)))?;
-    let region = Selection { first_page: WARM, ..Selection::scattered(pages - WARM, PAGES, 23) };
+    let tables = Pattern::Stride { pages: TABLE };
+    let first = Selection { pattern: tables, ..Selection::sequential(0, pages) };
+    let first = Selection { pages: pages / TABLE, ..first };
+    cells::work(clone, &Command::new(Op::Dirty, first))?;
+    let apart = Pattern::Stride { pages: APART };
+    let region = Selection { pattern: apart, ..Selection::sequential(1, pages - 1) };
+    let region = Selection { pages: PAGES, ..region };
     // To read them takes memory, and faults, of the process: the faults are read last and first.
     let own = own_bytes(clone)?;
     let before = all_faults(clone)?;
