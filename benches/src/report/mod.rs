@@ -5,6 +5,7 @@ pub mod cell_tables;
 pub mod csv;
 pub mod html;
 mod lines;
+pub mod markdown;
 mod plots;
 pub mod schema;
 pub mod tables;
