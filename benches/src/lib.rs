@@ -17,6 +17,7 @@ mod error;
 mod host;
 mod limits;
 mod meminfo;
+mod peers;
 mod plan;
 mod progress;
 mod report;
