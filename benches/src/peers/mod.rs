@@ -12,6 +12,7 @@ mod ear;
 mod firecracker;
 mod ours;
 mod process;
+mod room;
 
 use std::env;
 use std::path::PathBuf;
@@ -81,6 +82,9 @@ pub struct PeerFigures {
     pub peers: Vec<PeerRow>,
     /// What was compared; empty where no peer can be measured.
     pub compared: Vec<PeerSamples>,
+    /// Kind of the file system that held the files of all of them, which the time to write them
+    /// depends on.
+    pub file_system: String,
 }
 
 /// Another VMM.
@@ -176,16 +180,7 @@ pub fn run(
     rig: &mut Rig,
     mut step: impl FnMut(&str) -> Result<(), BenchError>,
 ) -> Result<PeerFigures, BenchError> {
-    let mut figures = PeerFigures::default();
-    match FIRECRACKER.find() {
-        None => figures.peers.push(FIRECRACKER.absent()),
-        Some(program) => {
-            let version = FIRECRACKER.version(&program)?;
-            figures.compared =
-                compare(&Firecracker::new(program, &version), amount, rig, &mut step)?;
-            figures.peers.push(FIRECRACKER.present(version, None));
-        }
-    }
+    let mut figures = PeerFigures { file_system: room::file_system()?, ..PeerFigures::default() };
     figures.peers.push(match CLOUD_HYPERVISOR.find() {
         None => CLOUD_HYPERVISOR.absent(),
         Some(program) => CLOUD_HYPERVISOR.present(
@@ -193,7 +188,31 @@ pub fn run(
             Some("not measured: tine drives Firecracker only"),
         ),
     });
+    match FIRECRACKER.find() {
+        None => figures.peers.push(FIRECRACKER.absent()),
+        Some(program) => {
+            let version = FIRECRACKER.version(&program)?;
+            if let Some(reason) = no_room(amount, rig)? {
+                figures.peers.push(FIRECRACKER.present(version, Some(&reason)));
+                return Ok(figures);
+            }
+            figures.compared =
+                compare(&Firecracker::new(program, &version), amount, rig, &mut step)?;
+            figures.peers.push(FIRECRACKER.present(version, None));
+        }
+    }
     Ok(figures)
+}
+
+/// Why the comparison can't be made here; none if it can.
+fn no_room(amount: Amount, rig: &Rig) -> Result<Option<String>, BenchError> {
+    let largest = amount.restored_mib.max(amount.written_mib);
+    let reason = match rig.no_room_for(largest)? {
+        Some(reason) => Some(reason),
+        // Two snapshots of the one that is restored, or of the one that is written.
+        None => room::no_space_for(2 * largest)?,
+    };
+    Ok(reason.map(|reason| format!("not measured: {reason}")))
 }
 
 /// The peer and tine, one after the other in every round.
