@@ -313,8 +313,9 @@ mod tests {
     #[test]
     fn the_firecracker_that_is_installed_is_measured_or_said_to_be_absent() {
         let Some(program) = FIRECRACKER.find() else {
-            println!("no Firecracker here: {:?}", FIRECRACKER.absent().not_measured);
-            assert!(!crate::peers::any());
+            let row = FIRECRACKER.absent();
+            println!("no Firecracker here, and nothing driven: {row:?}");
+            assert!(row.not_measured.is_some_and(|reason| reason.starts_with("not measured")));
             return;
         };
         let version = FIRECRACKER.version(&program).unwrap();

@@ -18,31 +18,19 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::BenchError;
-use crate::rig::Rig;
+use crate::bench::Bench;
 use firecracker::Firecracker;
 use ours::Ours;
 
 /// How tine is named in the rows.
 const TINE: &str = "tine";
 
-/// How much is measured.
-#[derive(Clone, Copy, Debug)]
-pub struct Amount {
-    /// Restored guests of each way.
-    pub restores: usize,
-    /// Snapshots into files of each way.
-    pub snapshots: usize,
-    /// Size of the guest that is restored, MiB.
-    pub restored_mib: u64,
-    /// Size of the guest of which snapshots are written, MiB; at most 1024.
-    pub written_mib: u64,
-}
-
 /// Another VMM, and whether it was measured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerRow {
     /// Its name.
     pub peer: String,
@@ -55,7 +43,7 @@ pub struct PeerRow {
 }
 
 /// One thing that several VMMs do, done by one of them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerSamples {
     /// Which.
     pub peer: String,
@@ -75,8 +63,17 @@ pub struct PeerSamples {
     pub note: String,
 }
 
+impl PeerSamples {
+    /// Its name among the measures, the same in every run.
+    fn measure(&self) -> String {
+        let part = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        let mib = self.guest_bytes >> 20;
+        format!("peers/{}/{}/{}/{mib}_mib", part(&self.peer), part(&self.what), part(&self.how))
+    }
+}
+
 /// Everything that was found.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerFigures {
     /// The peers that are known, installed or not.
     pub peers: Vec<PeerRow>,
@@ -166,21 +163,23 @@ fn version_in(text: &str) -> Option<String> {
     text.split_whitespace().find(is_version).map(str::to_owned)
 }
 
-/// Whether a peer is here that can be measured.
-pub fn any() -> bool {
-    FIRECRACKER.find().is_some()
-}
-
-/// Measures the peers that are here, and tine beside them; `step` is told of every round.
+/// Measures the peers that are here, and tine beside them.
 ///
 /// # Errors
 /// When anything fails, also of a peer's: one that is installed is measured or fails the run.
-pub fn run(
-    amount: Amount,
-    rig: &mut Rig,
-    mut step: impl FnMut(&str) -> Result<(), BenchError>,
-) -> Result<PeerFigures, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<PeerFigures, BenchError> {
     let mut figures = PeerFigures { file_system: room::file_system()?, ..PeerFigures::default() };
+    figures.peers.push(match FIRECRACKER.find() {
+        None => FIRECRACKER.absent(),
+        Some(program) => {
+            let version = FIRECRACKER.version(&program)?;
+            let no_room = no_room(bench)?;
+            if no_room.is_none() {
+                figures.compared = compare(&Firecracker::new(program, &version), bench)?;
+            }
+            FIRECRACKER.present(version, no_room.as_deref())
+        }
+    });
     figures.peers.push(match CLOUD_HYPERVISOR.find() {
         None => CLOUD_HYPERVISOR.absent(),
         Some(program) => CLOUD_HYPERVISOR.present(
@@ -188,26 +187,23 @@ pub fn run(
             Some("not measured: tine drives Firecracker only"),
         ),
     });
-    match FIRECRACKER.find() {
-        None => figures.peers.push(FIRECRACKER.absent()),
-        Some(program) => {
-            let version = FIRECRACKER.version(&program)?;
-            if let Some(reason) = no_room(amount, rig)? {
-                figures.peers.push(FIRECRACKER.present(version, Some(&reason)));
-                return Ok(figures);
-            }
-            figures.compared =
-                compare(&Firecracker::new(program, &version), amount, rig, &mut step)?;
-            figures.peers.push(FIRECRACKER.present(version, None));
+    for PeerRow { peer, not_measured, .. } in &figures.peers {
+        if let Some(reason) = not_measured {
+            bench.skip(peer, reason.trim_start_matches("not measured: "));
         }
+    }
+    // What a peer does is in its rows alone: it must not make a run of tine look worse.
+    for row in figures.compared.iter().filter(|row| row.peer == TINE) {
+        bench.measures.time(row.measure(), &row.samples_us);
     }
     Ok(figures)
 }
 
 /// Why the comparison can't be made here; none if it can.
-fn no_room(amount: Amount, rig: &Rig) -> Result<Option<String>, BenchError> {
-    let largest = amount.restored_mib.max(amount.written_mib);
-    let reason = match rig.no_room_for(largest)? {
+fn no_room(bench: &Bench) -> Result<Option<String>, BenchError> {
+    let (restored, written) = (bench.plan.restores().1, bench.plan.written_snapshots().1);
+    let largest = restored.max(written);
+    let reason = match bench.rig.no_room_for(largest)? {
         Some(reason) => Some(reason),
         // Two snapshots of the one that is restored, or of the one that is written.
         None => room::no_space_for(2 * largest)?,
@@ -216,32 +212,32 @@ fn no_room(amount: Amount, rig: &Rig) -> Result<Option<String>, BenchError> {
 }
 
 /// The peer and tine, one after the other in every round.
-fn compare(
-    peer: &Firecracker,
-    amount: Amount,
-    rig: &mut Rig,
-    step: &mut impl FnMut(&str) -> Result<(), BenchError>,
-) -> Result<Vec<PeerSamples>, BenchError> {
+fn compare(peer: &Firecracker, bench: &Bench) -> Result<Vec<PeerSamples>, BenchError> {
+    let Bench { plan, rig, progress, .. } = bench;
+    let ((restores, restored_mib), (snapshots, written_mib)) =
+        (plan.restores(), plan.written_snapshots());
+    let rounds = restores + 10 * snapshots;
+    progress.steps(rounds);
     let mut table = Table::default();
     {
-        let theirs = peer.template(amount.restored_mib)?;
-        let ours = Ours::start(rig.host(), amount.restored_mib)?;
-        for _ in 0..amount.restores {
+        progress.say("booting");
+        let theirs = peer.template(restored_mib)?;
+        let ours = Ours::start(rig.host(), restored_mib)?;
+        for _ in 0..restores {
             theirs.restore(&mut table)?;
             ours.restore(&mut table)?;
-            step("restoring")?;
+            progress.step()?;
         }
     }
-    let mut theirs = peer.boot(amount.written_mib)?;
-    for _ in 0..amount.snapshots {
-        theirs.write_snapshot(&mut table)?;
-        step("snapshots")?;
-    }
-    // Its memory is needed.
-    drop(theirs);
-    for _ in 0..amount.snapshots {
-        ours::write_snapshot(rig.host(), amount.written_mib, &mut table)?;
-        step("snapshots")?;
+    for _ in 0..snapshots {
+        progress.say("snapshots into files");
+        // Anew each time, and one alone: their memory and their files are large.
+        peer.boot(written_mib)?.write_snapshot(&mut table)?;
+        ours::write_snapshot(rig.host(), written_mib, &mut table)?;
+        // They take as long as many restores.
+        for _ in 0..10 {
+            progress.step()?;
+        }
     }
     Ok(table.rows)
 }
