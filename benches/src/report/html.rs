@@ -72,7 +72,7 @@ grep -E '^(Slab|VmallocUsed|PageTables|SecPageTables|AnonPages)' /proc/meminfo</
 pub fn page(report: &Report) -> Result<String, BenchError> {
     let mut body = String::new();
     for claim in &report.claims {
-        let _ = write!(body, "<section><h2>{}. {}</h2>\n", claim.section, escape(&claim.title));
+        let _ = writeln!(body, "<section><h2>{}. {}</h2>", claim.section, escape(&claim.title));
         push_rows(&mut body, &claim.rows);
         body.push_str("</section>\n");
     }
