@@ -40,7 +40,10 @@ impl Firecracker {
             .map_err(|source| BenchError::Write { path: kernel.clone(), source })?;
         let mut vmm = self.start(directory.path())?;
         vmm.put("/machine-config", &json!({ "vcpu_count": 1, "mem_size_mib": mib }))?;
-        vmm.put("/boot-source", &json!({ "kernel_image_path": kernel, "boot_args": "" }))?;
+        vmm.put(
+            "/boot-source",
+            &json!({ "kernel_image_path": kernel, "boot_args": "console=ttyS0" }),
+        )?;
         vmm.put("/actions", &json!({ "action_type": "InstanceStart" }))?;
         vmm.first_call("booting the beacon")?;
         Ok(Running { firecracker: self, vmm, directory, guest_bytes: mib << 20 })

@@ -287,6 +287,7 @@ mod what {
     pub const RESTORE: &str = "restore to the guest's first call";
     pub const READY: &str = "of that: until the VMM takes requests";
     pub const LOADED: &str = "of that: until the VMM says that it is restored";
+    pub const EXIT: &str = "of that: until the VMM sees the guest's first exit";
     pub const TEARDOWN: &str = "end of a restored guest";
     pub const PAUSE: &str = "snapshot into files: the guest stands still";
     pub const COMPLETE: &str = "snapshot into files: until they are complete";

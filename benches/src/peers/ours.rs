@@ -17,12 +17,14 @@ use super::{Kind, TINE, Table, what};
 use crate::BenchError;
 use crate::cells::{self, Cells, for_cells};
 use crate::error::Doing;
-use crate::rig::options;
+use crate::rig::{options, total_us};
 use crate::stats::microseconds;
 
 /// How long a guest may take until it is heard.
 const LIMIT: Duration = Duration::from_secs(60);
 
+const EXIT_NOTE: &str = "from the request until the VMM had seen the first exit: no other process, \
+                         nor thread, has to wake up for that";
 const COLD: &str = "in a new cell";
 const DORMANT: &str = "in a dormant cell";
 const IN_PROCESS: &str = "in the suite's process";
@@ -119,6 +121,7 @@ impl Ours {
         let spawned = cells.nursery.spawn(&self.cell_snapshot, wish, hear);
         let (cell, from) = spawned.doing(DOING)?;
         let first = first_call(&ear, DOING)?;
+        let exit = total_us(&cell.ladder(), DOING)?;
         let dying = Instant::now();
         cell.kill();
         let end = dying.elapsed();
@@ -128,6 +131,7 @@ impl Ours {
         let bytes = cell.ram_bytes();
         let note = "from the request until its call came through the cell's channel";
         table.add(kind(what::RESTORE, how, bytes, note), microseconds(first - begun));
+        table.add(kind(what::EXIT, how, bytes, EXIT_NOTE), exit);
         let note = "from SIGKILL until the process was gone";
         table.add(kind(what::TEARDOWN, how, bytes, note), microseconds(end));
         Ok(())
@@ -146,12 +150,14 @@ fn in_process(
     let options = SpawnOptions { requested: begun, console: Box::new(ear.clone()), ..options() };
     let machine = Machine::spawn(host, &snapshot()?, options).doing(DOING)?;
     let first = first_call(&ear, DOING)?;
+    let exit = total_us(&machine.ladder(), DOING)?;
     let bytes = machine.ram_bytes();
     let dying = Instant::now();
     drop(machine);
     let end = dying.elapsed();
     let note = "from the request until its call was heard";
     table.add(kind(what::RESTORE, how, bytes, note), microseconds(first - begun));
+    table.add(kind(what::EXIT, how, bytes, EXIT_NOTE), exit);
     let note = "from the kill until VM and memory were gone";
     table.add(kind(what::TEARDOWN, how, bytes, note), microseconds(end));
     Ok(())
@@ -228,9 +234,12 @@ mod tests {
         let open = || Ok(Snapshot::open(&file, &host, Verify::Header).unwrap());
         in_process(&host, FROM_FILE, open, &mut table).unwrap();
         let rows: Vec<_> = table.rows.iter().map(|row| (&row.what[..], &row.how[..])).collect();
-        let expected =
-            [IN_PROCESS, FROM_FILE].map(|how| [(what::RESTORE, how), (what::TEARDOWN, how)]);
+        let expected = [IN_PROCESS, FROM_FILE]
+            .map(|how| [what::RESTORE, what::EXIT, what::TEARDOWN].map(|what| (what, how)));
         assert_eq!(rows, expected.concat());
+        // Its call is heard within its first exits.
+        let us = |row: usize| table.rows[row].samples_us[0];
+        assert!(us(1) <= us(0) && us(4) <= us(3), "{:?}", table.rows);
         assert!(
             table.rows.iter().all(|row| row.samples_us[0] > 0.0 && row.guest_bytes == 16 << 20)
         );
