@@ -239,6 +239,9 @@ fn compare(peer: &Firecracker, bench: &Bench) -> Result<Vec<PeerSamples>, BenchE
             progress.step()?;
         }
     }
+    // What is compared stands together.
+    let place = |row: &PeerSamples| what::ALL.iter().position(|what| *what == row.what);
+    table.rows.sort_by_key(place);
     Ok(table.rows)
 }
 
@@ -291,6 +294,8 @@ mod what {
     pub const TEARDOWN: &str = "end of a restored guest";
     pub const PAUSE: &str = "snapshot into files: the guest stands still";
     pub const COMPLETE: &str = "snapshot into files: until they are complete";
+    /// All of it, in the order of reports.
+    pub const ALL: [&str; 7] = [RESTORE, READY, LOADED, EXIT, TEARDOWN, PAUSE, COMPLETE];
 }
 
 #[cfg(test)]

@@ -37,11 +37,7 @@ pub fn compared(figures: &PeerFigures) -> Table {
     );
     let columns = ["what", "VMM", "how", "guest", "n", "p50", "p90", "min"];
     let mut table = Table::new("Other VMMs beside tine", &note, 3, &columns);
-    let mut rows: Vec<_> = figures.compared.iter().collect();
-    // What is compared stands together, in the order in which it first came.
-    let place = |what: &str| figures.compared.iter().position(|row| row.what == what);
-    rows.sort_by_key(|row| place(&row.what));
-    for row in rows {
+    for row in &figures.compared {
         let Summary { n, p50, p90, min, .. } = Summary::of(row.samples_us.iter().copied());
         table.row([
             row.what.clone(),
