@@ -45,11 +45,13 @@ pub enum Section {
     Confinement,
     /// The first work of a clone, with and without a hot set.
     WorkingSet,
+    /// Other VMMs beside tine.
+    Peers,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -65,6 +67,7 @@ impl Section {
         Self::Cells,
         Self::Confinement,
         Self::WorkingSet,
+        Self::Peers,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -85,6 +88,7 @@ impl Section {
             Self::Cells => "cells",
             Self::Confinement => "confinement",
             Self::WorkingSet => "working_set",
+            Self::Peers => "peers",
         }
     }
 
@@ -107,13 +111,14 @@ impl Section {
             Self::Cells => (5.0, 10.0),
             Self::Confinement => (2.0, 10.0),
             Self::WorkingSet => (1.0, 6.0),
+            Self::Peers => (3.0, 45.0),
         }
     }
 
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
-            Self::Spawn | Self::Dormant => &[],
+            Self::Spawn | Self::Dormant | Self::Peers => &[],
             Self::LiveFork => &[1024],
             _ => &[256],
         }
@@ -292,6 +297,16 @@ impl Plan {
     /// Clones that do their first work.
     pub fn working_sets(&self) -> usize {
         self.choose(5, 31)
+    }
+
+    /// Guests that each VMM restores in each way, and their size, MiB.
+    pub fn restores(&self) -> (usize, u64) {
+        self.choose((3, 64), (40, 256))
+    }
+
+    /// Snapshots that each VMM writes into files in each way, and the size of their guest, MiB.
+    pub fn written_snapshots(&self) -> (usize, u64) {
+        self.choose((1, 64), (3, 1024))
     }
 }
 

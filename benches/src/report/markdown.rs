@@ -125,11 +125,14 @@ fn after(report: &Report) -> String {
     if let (Some(cow), Some(eager)) =
         (report.fault("scattered", "cow", 0.1), report.fault("scattered", "eager", 0.1))
     {
-        let figure = format!("{} (after an eager copy {})", us(cow.ns_per_page), us(eager.ns_per_page));
+        let figure =
+            format!("{} (after an eager copy {})", us(cow.ns_per_page), us(eager.ns_per_page));
         add("first write to a shared page, in the guest", figure);
     }
-    if let Some(fork) = report.fork_to_one("process", 10_000).and_then(|row| row.refault_ns_per_page)
-        && let Some(copy) = report.fork_to_one("copy", 10_000).and_then(|row| row.refault_ns_per_page)
+    if let Some(fork) =
+        report.fork_to_one("process", 10_000).and_then(|row| row.refault_ns_per_page)
+        && let Some(copy) =
+            report.fork_to_one("copy", 10_000).and_then(|row| row.refault_ns_per_page)
     {
         let figure = format!("{} by `fork(2)`, its child alive; {} by copy", us(fork), us(copy));
         add("a page that the parent writes again after a live fork", figure);
@@ -202,8 +205,11 @@ fn claims(report: &Report) -> String {
             [Holds, Partly, Contradicted, NotMeasured].map(|it| count(it).to_string()).join(" / "),
         ]
     });
-    let columns =
-        ["claim about fork and copy-on-write", "verdict", "rows: hold / in part / contradicted / not measured"];
+    let columns = [
+        "claim about fork and copy-on-write",
+        "verdict",
+        "rows: hold / in part / contradicted / not measured",
+    ];
     table(&columns, rows)
 }
 

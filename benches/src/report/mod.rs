@@ -6,6 +6,7 @@ pub mod csv;
 pub mod html;
 mod lines;
 pub mod markdown;
+mod peer_tables;
 mod plots;
 pub mod schema;
 pub mod tables;
@@ -24,6 +25,7 @@ use crate::host::HostFacts;
 use crate::measure::Measure;
 use crate::named::Named;
 use crate::noise::Noise;
+use crate::peers::PeerFigures;
 use crate::plan::{Plan, PlanFacts};
 use crate::sections::cells::CellsFigures;
 use crate::sections::confinement::ConfinementFigures;
@@ -104,6 +106,8 @@ pub struct Report {
     pub confinement: Option<ConfinementFigures>,
     /// The first work of clones.
     pub working_set: Vec<WorkingSetRow>,
+    /// Other VMMs beside tine.
+    pub peers: Option<PeerFigures>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -151,6 +155,7 @@ impl Report {
             confinement_ahead_us: None,
             confinement: None,
             working_set: vec![],
+            peers: None,
             skipped: vec![],
             seconds: 0.0,
         }

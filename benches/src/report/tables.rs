@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::cell_tables as cells;
+use super::peer_tables as peers;
 use super::units::{bytes, percent, short, time, times};
 use crate::named::Named;
 use crate::plan::Section;
@@ -54,6 +55,10 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::Cells => report.cells.iter().map(cells::cells).collect(),
         Section::Confinement => report.confinement.iter().map(cells::confinement).collect(),
         Section::WorkingSet => vec![cells::working_set(report)],
+        Section::Peers => {
+            let both = |figures| [peers::peers(figures), peers::compared(figures)];
+            report.peers.iter().flat_map(both).collect()
+        }
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

@@ -26,6 +26,7 @@ use tine_vmm::{Ladder, MemoryMode};
 use crate::BenchError;
 use crate::bench::Bench;
 use crate::named::Named;
+use crate::peers;
 use crate::plan::Section;
 use crate::report::Report;
 use crate::stats::{median, microseconds};
@@ -51,6 +52,7 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Cells => report.cells = Some(cells::run(bench)?),
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
+        Section::Peers => report.peers = Some(peers::run(bench)?),
     }
     Ok(())
 }
