@@ -27,6 +27,7 @@ mod named;
 mod noise;
 mod plan;
 mod progress;
+mod render;
 mod report;
 mod rig;
 mod run;
@@ -37,6 +38,7 @@ use std::path::PathBuf;
 
 pub use compare::{Comparison, compare};
 pub use error::BenchError;
+pub use render::render;
 pub use report::schema::schema;
 pub use run::{End, run};
 

@@ -11,12 +11,15 @@ mod cow_fork;
 mod eager;
 mod faults;
 mod page_tables;
+mod place;
 mod pressure;
 mod promises;
 mod seeing;
 mod timeline;
 mod tuning;
 mod vfork;
+
+pub use place::{sections_beyond, sections_of, shown_elsewhere};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -3,12 +3,15 @@
 mod bars;
 pub mod cell_tables;
 pub mod csv;
+mod dots;
 pub mod html;
+mod legend;
 mod lines;
 mod plots;
 pub mod schema;
 pub mod tables;
 pub mod text;
+mod theme;
 pub mod units;
 
 use std::fs;
