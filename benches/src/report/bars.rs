@@ -51,7 +51,7 @@ impl BarPlot {
             .margin_top(14 + head)
             .margin_right(28)
             .x_label_area_size(48)
-            .y_label_area_size(120)
+            .y_label_area_size(self.names_width())
             .build_cartesian_2d(0.0..longest * 1.14, 0.0..count as f64)?;
         chart
             .configure_mesh()
@@ -86,6 +86,12 @@ impl BarPlot {
         }
         root.present()?;
         Ok(())
+    }
+
+    /// How wide the names of the bars are, pixels.
+    fn names_width(&self) -> u32 {
+        let longest = self.bars.iter().map(|bar| bar.0.chars().count()).max();
+        (longest.unwrap_or_default() as u32 * 8 + 16).max(110)
     }
 
     /// The parts that any bar has, for the legend.

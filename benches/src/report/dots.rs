@@ -71,9 +71,8 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (at, tick) = axis(widest);
     let places = || rows.iter().flat_map(|row| row.1.iter().map(|&ratio| at(ratio)));
-    let (low, high) = places().fold((0.0, 0.0), |(low, high): (f64, f64), place| {
-        (low.min(place), high.max(place))
-    });
+    let (low, high) = places()
+        .fold((0.0, 0.0), |(low, high): (f64, f64), place| (low.min(place), high.max(place)));
     let (low, high) = if widest < CLOSE {
         let margin = ((high - low) * 0.1).max(0.01);
         (low - margin, high + margin)
@@ -86,7 +85,7 @@ fn draw(
         .margin(14)
         .margin_right(34)
         .x_label_area_size(34)
-        .y_label_area_size(290)
+        .y_label_area_size(320)
         .build_cartesian_2d(low..high, 0.0..rows.len() as f64)?;
     let font = legend::font();
     chart
@@ -105,7 +104,8 @@ fn draw(
         let y = (rows.len() - 1 - row) as f64 + 0.5;
         let (left, middle) = chart.backend_coord(&(low, y));
         root.draw(&Text::new((*name).to_owned(), (left - 10, middle), font.clone().pos(AT_RIGHT)))?;
-        let dots = ratios.iter().map(|&ratio| Circle::new((at(ratio), y), 5, color(0).mix(0.45).filled()));
+        let dots =
+            ratios.iter().map(|&ratio| Circle::new((at(ratio), y), 5, color(0).mix(0.45).filled()));
         chart.draw_series(dots)?;
     }
     root.present()?;

@@ -11,7 +11,7 @@ const SIDES: (i32, i32) = (14, 846);
 /// Height of a line of names, pixels.
 const LINE: i32 = 24;
 /// A letter of the legend's font is about so wide, pixels.
-const LETTER: f64 = 7.9;
+const LETTER: f64 = 6.9;
 /// Words that end at their place.
 pub const AT_RIGHT: Pos = Pos { h_pos: HPos::Right, v_pos: VPos::Center };
 /// Words that begin at their place.
@@ -26,6 +26,8 @@ pub enum Sign {
     Filled,
     /// A line with open points.
     Open,
+    /// A ring around a point.
+    Ring,
 }
 
 /// One name.
@@ -72,6 +74,9 @@ pub fn draw(
             Sign::Box => {
                 root.draw(&Rectangle::new([(x + 8, y - 7), (x + 22, y + 7)], color.filled()))?;
             }
+            Sign::Ring => {
+                root.draw(&Circle::new((x + 12, y), 7, color.stroke_width(2)))?;
+            }
             Sign::Filled | Sign::Open => {
                 let inside = if entry.sign == Sign::Open { PAPER } else { color };
                 root.draw(&PathElement::new([(x, y), (x + 24, y)], color.stroke_width(2)))?;
@@ -93,7 +98,7 @@ mod tests {
         let entry = |length| Entry { name: "m".repeat(length), color: INK, sign: Sign::Box };
         assert_eq!(height(&[]), 0);
         assert_eq!(places(&[entry(10), entry(10)]).iter().map(|at| at.1).max(), Some(14));
-        let lines = places(&[entry(60), entry(60), entry(10)]);
+        let lines = places(&[entry(80), entry(80), entry(10)]);
         assert_eq!((lines[0].1, lines[1].1, lines[1].0), (14, 38, SIDES.0));
         assert!(lines[2].1 == 38 && lines[2].0 > lines[1].0);
     }

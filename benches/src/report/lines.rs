@@ -3,7 +3,6 @@
 //! The axes are linear in the logarithm, so that ticks fall on powers and nowhere else.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::legend::{self, Entry, Sign};
 use super::theme::{GRID, INK, PAPER, color, figure};
@@ -58,7 +57,7 @@ pub struct LinePlot {
     pub y: Axis,
     /// The lines.
     pub lines: Vec<Line>,
-    /// Points with a word to them.
+    /// Points with a ring around them, and what the legend says of each.
     pub marks: Vec<(f64, f64, String)>,
 }
 
@@ -126,22 +125,15 @@ impl LinePlot {
                 places.iter().map(|&place| Circle::new(place, 4, color.stroke_width(2))),
             )?;
         }
-        // Words of neighbours go to opposite sides.
-        let sides = [
-            (Pos::new(HPos::Left, VPos::Top), (8, 12)),
-            (Pos::new(HPos::Right, VPos::Bottom), (-8, -14)),
-        ];
-        for ((x, y, word), (anchor, offset)) in self.marks.iter().zip(sides.into_iter().cycle()) {
+        for (x, y, _) in &self.marks {
             let place = (self.x.at(*x), self.y.at(*y));
-            chart.draw_series([EmptyElement::at(place)
-                + Circle::new((0, 0), 7, INK.stroke_width(2))
-                + Text::new(word.clone(), offset, font.clone().pos(anchor))])?;
+            chart.draw_series([Circle::new(place, 7, INK.stroke_width(2))])?;
         }
         root.present()?;
         Ok(())
     }
 
-    /// The lines that have points, for the legend.
+    /// The lines that have points, and the marks, for the legend.
     fn names(&self) -> Vec<Entry> {
         let drawn = self.lines.iter().filter(|line| !self.places(&line.points).is_empty());
         let entry = |line: &Line| Entry {
@@ -149,7 +141,12 @@ impl LinePlot {
             color: color(line.color),
             sign: if line.open { Sign::Open } else { Sign::Filled },
         };
-        drawn.map(entry).collect()
+        let mark = |mark: &(f64, f64, String)| Entry {
+            name: mark.2.clone(),
+            color: INK,
+            sign: Sign::Ring,
+        };
+        drawn.map(entry).chain(self.marks.iter().map(mark)).collect()
     }
 }
 

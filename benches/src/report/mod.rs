@@ -13,6 +13,7 @@ pub mod tables;
 pub mod text;
 mod theme;
 pub mod units;
+mod vm_plots;
 
 use std::fs;
 use std::path::Path;

@@ -45,19 +45,24 @@ pub fn beyond(page: &mut Page, report: &Report) -> Result<(), BenchError> {
 }
 
 fn rows(page: &mut Page, title: &str, note: &str, rows: &[ClaimRow]) {
+    const HEADS: [&str; 5] = ["subject", "claimed", "measured", "verdict", "why"];
     let row = |row: &ClaimRow| {
+        let measured = if row.measured.is_empty() { "–" } else { &row.measured };
+        let [subject, claimed, found, verdict, why] = HEADS;
+        // On a narrow screen each cell is a line of its own, and says what it is.
         format!(
-            "<td>{}</td><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td>",
+            "<td data-head=\"{subject}\">{}</td><th scope=\"row\" data-head=\"{claimed}\">{}</th>\
+             <td data-head=\"{found}\">{}</td><td data-head=\"{verdict}\">{}</td>\
+             <td data-head=\"{why}\">{}</td>",
             row.subject.words(),
             escape(&row.claim),
-            escape(if row.measured.is_empty() { "–" } else { &row.measured }),
+            escape(measured),
             badge(row.verdict),
             escape(&row.why)
         )
     };
     let rows: Vec<String> = rows.iter().map(row).collect();
-    let heads = heads(&["of a", "what is claimed", "what was measured", "verdict", "why"]);
-    page.rows(title, note, "prose parts", &heads, &rows);
+    page.rows(title, note, "prose parts", &heads(&HEADS), &rows);
 }
 
 /// Where one looks for the figures of a section.

@@ -21,7 +21,8 @@ pub fn section(page: &mut Page, report: &Report) -> Result<(), BenchError> {
         let middle = median(control.readings_us.iter().copied());
         (format!("{} ({})", control.name, time(middle)), control.readings_us.clone())
     });
-    let plot = DotPlot { title: "Readings of each control, against its median", rows: rows.collect() };
+    let plot =
+        DotPlot { title: "Readings of each control, against its median", rows: rows.collect() };
     if let Some(plot) = plot.svg()? {
         page.push(&plot);
     }

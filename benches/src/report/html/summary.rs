@@ -66,7 +66,7 @@ pub fn section(page: &mut Page, report: &Report) {
     for verdict in VERDICTS {
         let count = report.claims.iter().filter(|claim| claim.verdict == verdict).count();
         if count > 0 {
-            let words = labelled(verdict, &format!("{count} {}", plural(verdict, count)));
+            let words = labelled(verdict, &verdict.of_so_many(count));
             page.push(&format!("<li>{words}</li>\n"));
         }
     }
@@ -76,27 +76,18 @@ pub fn section(page: &mut Page, report: &Report) {
     page.rows(
         "The claims, and what became of them",
         note,
-        "prose",
+        "prose verdicts",
         &heads(&["", "claim", "verdict", "its parts"]),
         &rows,
     );
     page.end();
 }
 
-fn plural(verdict: Verdict, count: usize) -> &'static str {
-    match (verdict, count) {
-        (Verdict::Holds, 2..) => "hold",
-        (Verdict::Partly, 2..) => "hold in part",
-        _ => verdict.words(),
-    }
-}
-
 fn row(claim: &Claim) -> String {
     let count = |verdict| claim.rows.iter().filter(|row| row.verdict == verdict).count();
     let counts = VERDICTS.map(|verdict| (verdict, count(verdict)));
     let counts = counts.into_iter().filter(|&(_, count)| count > 0);
-    let counts: Vec<String> =
-        counts.map(|(verdict, count)| format!("{count} {}", plural(verdict, count))).collect();
+    let counts: Vec<String> = counts.map(|(verdict, count)| verdict.of_so_many(count)).collect();
     format!(
         "<td>{number}</td><th scope=\"row\"><a href=\"#claim-{number}\">{}</a></th><td>{}</td>\
          <td>{}</td>",
@@ -112,10 +103,7 @@ pub fn host(page: &mut Page, report: &Report) {
     page.begin("host", "Host");
     page.push("<dl>\n");
     let mode = if report.plan.quick { "quick: fewer sizes and samples" } else { "full" };
-    let run = [
-        ("mode", mode.to_owned()),
-        ("measured in", format!("{:.0} s", report.seconds)),
-    ];
+    let run = [("mode", mode.to_owned()), ("measured in", format!("{:.0} s", report.seconds))];
     for (name, value) in facts(&report.host).into_iter().chain(run) {
         page.push(&format!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(&value)));
     }
