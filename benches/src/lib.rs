@@ -28,6 +28,7 @@ mod noise;
 mod peers;
 mod plan;
 mod progress;
+mod render;
 mod report;
 mod rig;
 mod run;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 
 pub use compare::{Comparison, compare};
 pub use error::BenchError;
+pub use render::render;
 pub use report::schema::schema;
 pub use run::{End, run};
 

@@ -19,7 +19,7 @@ pub fn said() -> Said {
             Section::Ledger,
             private_follows_writes,
         )],
-        by_hand: &["tine bench --only ledger", "tine memory ID"],
+        by_hand: &["tine bench --only ledger", "tine memory ID   # of a sandbox"],
     }
 }
 

@@ -3,7 +3,9 @@
 mod bars;
 pub mod cell_tables;
 pub mod csv;
+mod dots;
 pub mod html;
+mod legend;
 mod lines;
 pub mod markdown;
 mod peer_tables;
@@ -11,7 +13,9 @@ mod plots;
 pub mod schema;
 pub mod tables;
 pub mod text;
+mod theme;
 pub mod units;
+mod vm_plots;
 
 use std::fs;
 use std::path::Path;
