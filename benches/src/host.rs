@@ -130,7 +130,7 @@ fn first_value(path: &str, key: &str) -> Option<String> {
 }
 
 /// The word in brackets of a file such as `always [madvise] never`.
-fn chosen(path: &Path) -> Option<String> {
+pub fn chosen(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let (_, rest) = text.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())

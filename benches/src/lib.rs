@@ -27,8 +27,10 @@ mod meminfo;
 mod memory_limit;
 mod named;
 mod noise;
+mod peers;
 mod plan;
 mod progress;
+mod render;
 mod report;
 mod rig;
 mod run;
@@ -39,6 +41,7 @@ use std::path::PathBuf;
 
 pub use compare::{Comparison, compare};
 pub use error::BenchError;
+pub use render::render;
 pub use report::schema::schema;
 pub use run::{End, run};
 

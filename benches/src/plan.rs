@@ -53,11 +53,13 @@ pub enum Section {
     VmTimeline,
     /// What an image is made of.
     Backing,
+    /// Other VMMs beside tine.
+    Peers,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -77,6 +79,7 @@ impl Section {
         Self::VmCopied,
         Self::VmTimeline,
         Self::Backing,
+        Self::Peers,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -101,6 +104,7 @@ impl Section {
             Self::VmCopied => "vm_copied",
             Self::VmTimeline => "vm_timeline",
             Self::Backing => "backing",
+            Self::Peers => "peers",
         }
     }
 
@@ -127,13 +131,14 @@ impl Section {
             Self::VmCopied => (3.0, 12.0),
             Self::VmTimeline => (2.0, 12.0),
             Self::Backing => (2.0, 15.0),
+            Self::Peers => (3.0, 45.0),
         }
     }
 
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
-            Self::Spawn | Self::Dormant => &[],
+            Self::Spawn | Self::Dormant | Self::Peers => &[],
             Self::LiveFork => &[1024],
             Self::VmTimeline => &[512],
             _ => &[256],
@@ -313,6 +318,16 @@ impl Plan {
     /// Clones that do their first work.
     pub fn working_sets(&self) -> usize {
         self.choose(5, 31)
+    }
+
+    /// Guests that each VMM restores in each way, and their size, MiB.
+    pub fn restores(&self) -> (usize, u64) {
+        self.choose((3, 64), (40, 256))
+    }
+
+    /// Snapshots that each VMM writes into files in each way, and the size of their guest, MiB.
+    pub fn written_snapshots(&self) -> (usize, u64) {
+        self.choose((1, 64), (3, 1024))
     }
 }
 

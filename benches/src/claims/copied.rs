@@ -15,11 +15,7 @@ pub fn said() -> Said {
         title: "What a fork copies and what it shares",
         claim: "Copied: process control block, memory descriptor and VMA list, page tables, descriptor table, signal handlers, credentials, limits. Shared: page frames, open file structures, working directory.",
         rows: vm_rows(),
-        by_hand: &[
-            "tine bench --only ledger,vm-copied",
-            "tine memory ID",
-            "ls -l /proc/PID/fd; wc -l /proc/PID/maps; grep VmPTE /proc/PID/status    # of a cell",
-        ],
+        by_hand: &["tine bench --only ledger,vm-copied", "tine memory ID   # of a sandbox"],
     }
 }
 

@@ -26,7 +26,7 @@ pub fn said() -> Said {
                 eager_rate,
             ),
         ],
-        by_hand: &["tine bench --only spawn", "perf bench mem memcpy --size 1GB --nr_loops 5"],
+        by_hand: &["tine bench --only spawn"],
     }
 }
 

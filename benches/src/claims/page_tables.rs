@@ -39,10 +39,7 @@ pub fn said() -> Said {
                 kvm_tables,
             ),
         ],
-        by_hand: &[
-            "grep VmPTE /proc/PID/status",
-            "grep -E \"PageTables|SecPageTables\" /proc/meminfo",
-        ],
+        by_hand: &["tine bench --only vm-copied"],
     }
 }
 

@@ -77,8 +77,7 @@ pub fn said() -> Said {
         ],
         by_hand: &[
             "tine bench --only pressure,density,cells",
-            "cat /proc/PID/oom_score_adj    # of a cell, and of a fork of it",
-            "grep oom_kill /sys/fs/cgroup/GROUP/memory.events",
+            "cat /proc/PID/oom_score_adj   # of a sandbox, and of a fork of it",
         ],
     }
 }

@@ -45,10 +45,7 @@ pub fn said() -> Said {
             ),
             Row::new(Subject::Vm, "with a spike of all its memory", Section::VmTimeline, spike),
         ],
-        by_hand: &[
-            "tine bench --only vm-timeline",
-            "strace -f -r -e trace=clone,clone3,execve,exit_group sh -c true",
-        ],
+        by_hand: &["tine bench --only vm-timeline"],
     }
 }
 

@@ -67,7 +67,7 @@ pub fn said() -> Said {
                 |report| before_after(report, ("read", "sequential", 1.0), "hugetlb", 0.9),
             ),
             Row::new(Subject::Vm, "and scattered writes dearer", Section::Backing, |report| {
-                hugetlb(report, ("write", "scattered", 0.01), f64::INFINITY)
+                dearer(report, ("write", "scattered", 0.01))
             }),
         ],
         by_hand: &["tine bench --only cow-faults,hot-set,working-set,backing"],

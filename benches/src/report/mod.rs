@@ -3,14 +3,20 @@
 mod bars;
 pub mod cell_tables;
 pub mod csv;
+mod dots;
 pub mod html;
+mod legend;
 mod lines;
+pub mod markdown;
 pub mod memory_tables;
+mod peer_tables;
 mod plots;
 pub mod schema;
 pub mod tables;
 pub mod text;
+mod theme;
 pub mod units;
+mod vm_plots;
 
 use std::fs;
 use std::path::Path;
@@ -24,6 +30,7 @@ use crate::host::HostFacts;
 use crate::measure::Measure;
 use crate::named::Named;
 use crate::noise::Noise;
+use crate::peers::PeerFigures;
 use crate::plan::{Plan, PlanFacts};
 use crate::sections::backing::BackingRow;
 use crate::sections::cells::CellsFigures;
@@ -121,6 +128,8 @@ pub struct Report {
     pub vm_timeline: Vec<TimelineRow>,
     /// Images of small and of huge pages.
     pub backing: Vec<BackingRow>,
+    /// Other VMMs beside tine.
+    pub peers: Option<PeerFigures>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -174,6 +183,7 @@ impl Report {
             vm_page_tables: None,
             vm_timeline: vec![],
             backing: vec![],
+            peers: None,
             skipped: vec![],
             seconds: 0.0,
         }

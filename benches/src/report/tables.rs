@@ -3,6 +3,7 @@
 use super::Report;
 use super::cell_tables as cells;
 use super::memory_tables as memory;
+use super::peer_tables as peers;
 use super::units::{bytes, percent, short, time, times};
 use crate::named::Named;
 use crate::plan::Section;
@@ -59,6 +60,10 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::VmCopied => vec![memory::copied(report), memory::seen(report)],
         Section::VmTimeline => vec![memory::timeline(report)],
         Section::Backing => vec![memory::backing(report)],
+        Section::Peers => {
+            let both = |figures| [peers::peers(figures), peers::compared(figures)];
+            report.peers.iter().flat_map(both).collect()
+        }
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

@@ -80,7 +80,12 @@ pub fn run(bench: &mut Bench) -> Result<Vec<BackingRow>, BenchError> {
     }
     if let Some(image) = images.iter().find(|image| image.name != "4 KiB" && image.huge == 0) {
         let what = format!("backing: {}", image.name);
-        let reason = "the kernel made no huge pages of the image";
+        let setting = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+        let now = crate::host::chosen(setting.as_ref());
+        let reason = format!(
+            "the kernel made no huge pages of the image: {setting} is {}, and must be advise or more",
+            now.as_deref().unwrap_or("missing")
+        );
         bench.skip(what, reason);
         images.retain(|image| image.name == "4 KiB" || image.huge > 0);
     }

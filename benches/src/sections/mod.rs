@@ -32,6 +32,7 @@ use tine_vmm::{Ladder, MemoryMode};
 use crate::BenchError;
 use crate::bench::Bench;
 use crate::named::Named;
+use crate::peers;
 use crate::plan::Section;
 use crate::report::Report;
 use crate::stats::{median, microseconds};
@@ -65,6 +66,7 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         }
         Section::VmTimeline => report.vm_timeline = vm_timeline::run(bench)?,
         Section::Backing => report.backing = backing::run(bench)?,
+        Section::Peers => report.peers = Some(peers::run(bench)?),
     }
     Ok(())
 }
