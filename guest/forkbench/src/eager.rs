@@ -1,6 +1,6 @@
-//! The naive fork, as good as it can be made without the kernel: the child has room for the
-//! region, of the same pages and populated, and the parent copies all that is filled into it, in
-//! large pieces.
+//! The naive fork, as well as it can be made. By the program: the child has room for the region, of
+//! the same pages and populated, and the parent copies all that is filled into it, in large pieces.
+//! Or by the kernel, which need not clear what it copies to.
 
 use std::ops::Range;
 use std::ptr;
@@ -44,6 +44,26 @@ pub fn fork(
     copy(region, partner.child.pid())?;
     partner.returned = clock::now();
     partner.line.tell(&())?;
+    Ok(partner)
+}
+
+/// The same copy made by the kernel: a child by `fork` that has all of the region copied at once.
+///
+/// # Errors
+///
+/// When it can't be made.
+pub fn populated(
+    region: &Region,
+    work: impl FnOnce(&mut Line) -> Result<(), Failure>,
+) -> Result<Partner, Failure> {
+    let mut partner = Partner::fork(|line| {
+        region.runs().try_for_each(|run| region.populate(run))?;
+        line.tell(&())?;
+        region.check()?;
+        work(line)
+    })?;
+    partner.hear::<()>("have its memory copied")?;
+    partner.returned = clock::now();
     Ok(partner)
 }
 
@@ -106,6 +126,9 @@ mod tests {
                 line.tell(&region.memory()?)
             });
             let memory: crate::rows::Memory = partner.unwrap().answer("look").unwrap();
+            assert_eq!((memory.private_dirty_bytes, memory.shared_bytes), (bytes, 0));
+            let partner = populated(&region, |line| line.tell(&region.memory()?)).unwrap();
+            let memory: crate::rows::Memory = partner.answer("look").unwrap();
             assert_eq!((memory.private_dirty_bytes, memory.shared_bytes), (bytes, 0));
             // The next child shares it again.
             let partner = Partner::fork(|line| line.tell(&region.memory()?)).unwrap();

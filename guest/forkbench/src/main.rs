@@ -12,11 +12,11 @@ use tine_forkbench::{program, room};
 
 const USAGE: &str = "\
 usage: forkbench PROBE [--option VALUE]...
-  spawn     --size 100M --backing 4k|thp|hugetlb --density dense|sparse --ways eager,fork,clone3,vfork,\
+  spawn     --size 100M --backing 4k|thp|hugetlb --density dense|sparse --ways eager,populated,fork,clone3,vfork,\
 vfork_exec,fork_exec,posix_spawn --rounds 20 --eager-rounds 20
   tables    --size 1G --backing 4k --density dense
   faults    --size 100M --backing 4k --orders sequential,scattered,clustered --fractions 0,0.01,0.1,0.5,1 \
---ways fork,eager --rounds 5 --parent true
+--ways fork,eager,populated --rounds 5 --parent true
   timeline  --size 500M --rounds 5
   copied    --rounds 200 --children 200
   tuning    --size 100M --rounds 5
@@ -77,7 +77,7 @@ fn run() -> Result<(), Failure> {
                 backing: args.one("backing", Backing::Small)?,
                 orders: args.list("orders", Order::ALL.to_vec())?,
                 fractions: args.list("fractions", vec![0.0, 0.01, 0.1, 0.5, 1.0])?,
-                ways: args.list("ways", vec![Way::Fork, Way::Eager])?,
+                ways: args.list("ways", vec![Way::Fork, Way::Eager, Way::Populated])?,
                 rounds: args.take("rounds", 5)?,
                 parent: args.take("parent", true)?,
             };

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Row {
     /// Of the probe `spawn`.
@@ -27,10 +28,13 @@ pub enum Row {
 
 /// A way to make a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     /// The naive fork: the child gets a copy of every byte of the region before it starts.
     Eager,
+    /// The same made by the kernel: `fork`, and the child has all of the region copied at once.
+    Populated,
     /// `fork`.
     Fork,
     /// The system call `clone3` with no flags: `fork` without the C library's part.
@@ -47,8 +51,9 @@ pub enum Way {
 
 impl Way {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Eager,
+        Self::Populated,
         Self::Fork,
         Self::Clone3,
         Self::Vfork,
@@ -65,6 +70,11 @@ impl Way {
                  same address, populated; the parent copies every byte with process_vm_writev; the \
                  child checks some words: then it counts as started, and the call as returned when \
                  all is copied"
+            }
+            Self::Populated => {
+                "fork, and the child has the kernel copy the whole region in one call \
+                 (MADV_POPULATE_WRITE) and checks some words: then it counts as started, and the \
+                 call as returned"
             }
             Self::Fork => "fork() of the C library; started at the child's first statement",
             Self::Clone3 => {
@@ -94,14 +104,20 @@ impl Way {
         matches!(self, Self::VforkExec | Self::ForkExec | Self::PosixSpawn)
     }
 
+    /// Whether the child gets a copy of every byte.
+    pub const fn copies(self) -> bool {
+        matches!(self, Self::Eager | Self::Populated)
+    }
+
     /// Whether the child has page tables of the region.
     pub const fn has_region(self) -> bool {
-        matches!(self, Self::Eager | Self::Fork | Self::Clone3)
+        matches!(self, Self::Eager | Self::Populated | Self::Fork | Self::Clone3)
     }
 }
 
 /// What a region of memory is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Backing {
     /// Pages of 4 KiB, by `MADV_NOHUGEPAGE`.
     #[serde(rename = "4k")]
@@ -130,6 +146,7 @@ impl Backing {
 
 /// How much of a region is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Density {
     /// Every page.
@@ -140,6 +157,7 @@ pub enum Density {
 
 /// In which order pages are visited, and which they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// The first ones, one after the other.
@@ -157,6 +175,7 @@ impl Order {
 
 /// Page faults taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Faults {
     /// Without reading from a disk.
     pub minor: u64,
@@ -166,6 +185,7 @@ pub struct Faults {
 
 /// How memory is shared at one moment: of a whole process, or of its region alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Memory {
     /// In memory at all (`Rss`, and hugetlb pages, which the kernel does not count there).
     pub rss_bytes: u64,
@@ -185,6 +205,7 @@ pub struct Memory {
 
 /// What it costs to make a child in one way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SpawnRow {
     /// How the child was made.
     pub way: Way,
@@ -215,6 +236,7 @@ pub struct SpawnRow {
 
 /// Page tables of a region: by arithmetic and by count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TablesRow {
     /// What the region is made of.
     pub backing: Backing,
@@ -242,8 +264,9 @@ pub struct TablesRow {
 
 /// What a child pays for its writes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FaultsRow {
-    /// How the child was made: `fork` or `eager`.
+    /// How the child was made: `fork`, `eager` or `populated`.
     pub way: Way,
     /// What the region is made of.
     pub backing: Backing,
@@ -269,6 +292,7 @@ pub struct FaultsRow {
 
 /// Whether a child still shares the parent's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Sharer {
     /// There was no fork.
@@ -281,6 +305,7 @@ pub enum Sharer {
 
 /// What a parent pays for its writes after a fork.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ParentRow {
     /// Whether a child shares its memory.
     pub child: Sharer,
@@ -302,8 +327,9 @@ pub struct ParentRow {
 
 /// One step of a child that executes another program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StepRow {
-    /// How the child was made: `fork` or `eager`.
+    /// How the child was made: `fork`, `eager` or `populated`.
     pub way: Way,
     /// Size of the parent's region.
     pub size_bytes: u64,
@@ -318,6 +344,7 @@ pub struct StepRow {
 
 /// Whether a child gets a copy of something, or the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// A change in the child is not seen in the parent.
@@ -328,6 +355,7 @@ pub enum Fate {
 
 /// What becomes of one thing in a fork.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CopiedRow {
     /// The thing.
     pub what: String,
@@ -351,6 +379,7 @@ pub struct CopiedRow {
 
 /// The work of a child, with one setting.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Side {
     /// The setting.
     pub setting: String,
@@ -368,6 +397,7 @@ pub struct Side {
 
 /// One advice, followed and not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TuningRow {
     /// The advice.
     pub what: String,
@@ -381,6 +411,7 @@ pub struct TuningRow {
 
 /// Something that this host can't show.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NotMeasured {
     /// What was to be measured.
     pub what: String,

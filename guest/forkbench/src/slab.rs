@@ -50,11 +50,23 @@ impl Slabs {
         }
     }
 
+    /// Whether the kernel lists objects of one of the kinds `names`. It may list them together with
+    /// others of their size, by another name.
+    pub fn lists(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.0.contains_key(*name))
+    }
+
     /// By how much all objects of the kinds `names` have grown since `earlier`, bytes.
     pub fn grown(&self, earlier: &Self, names: &[&str]) -> f64 {
         let total = |slabs: &Self| names.iter().filter_map(|name| slabs.0.get(*name)).sum::<u64>();
         total(self) as f64 - total(earlier) as f64
     }
+}
+
+/// The size of one object of the kind `name`. None if the kernel does not tell.
+pub fn object_bytes(name: &str) -> Option<f64> {
+    let size = fs::read_to_string(format!("/sys/kernel/slab/{name}/object_size")).ok()?;
+    size.trim().parse().ok()
 }
 
 /// Stacks of all threads in the kernel, bytes.
@@ -82,6 +94,8 @@ mod tests {
         let (before, after) =
             (Slabs::parse(&text(100)).unwrap(), Slabs::parse(&text(102)).unwrap());
         assert_eq!(after.grown(&before, &["task_struct", "signal_cache", "none"]), 2.0 * 5888.0);
+        assert!(after.lists(&["none", "signal_cache"]) && !after.lists(&["none"]));
+        assert_eq!(object_bytes("none"), None);
         assert!(Slabs::parse("nothing\n").is_err());
         assert!(kernel_stacks().unwrap() > 0);
     }

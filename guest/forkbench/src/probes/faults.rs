@@ -24,7 +24,7 @@ pub struct Options {
     pub orders: Vec<Order>,
     /// Which parts of the region.
     pub fractions: Vec<f64>,
-    /// Children by `fork`, by eager copy, or both.
+    /// Children by `fork`, by eager copies.
     pub ways: Vec<Way>,
     /// How many children for each of these.
     pub rounds: usize,
@@ -47,7 +47,7 @@ pub struct Written {
 ///
 /// When a child fails.
 pub fn run(options: &Options, out: &mut Out) -> Result<(), Failure> {
-    if let Some(way) = options.ways.iter().find(|way| !matches!(way, Way::Fork | Way::Eager)) {
+    if let Some(way) = options.ways.iter().find(|way| !way.copies() && **way != Way::Fork) {
         return Err(Failure::Usage(format!("writes after {way:?} are not measured")));
     }
     // Parent, and a copy of all of it.
@@ -125,7 +125,7 @@ fn children(options: &Options, order: Order, region: &Region) -> Result<Vec<Faul
     Ok(rows)
 }
 
-/// A child by `fork` or by eager copy.
+/// A child by `fork` or by one of the eager copies.
 pub(super) fn make(
     region: &Region,
     way: Way,
@@ -133,6 +133,7 @@ pub(super) fn make(
 ) -> Result<Partner, Failure> {
     match way {
         Way::Eager => eager::fork(region, work),
+        Way::Populated => eager::populated(region, work),
         _ => Partner::fork(work),
     }
 }
@@ -230,7 +231,7 @@ mod tests {
             backing: Backing::Small,
             orders: Order::ALL.to_vec(),
             fractions: vec![0.0, 0.01, 1.0],
-            ways: vec![Way::Fork, Way::Eager],
+            ways: vec![Way::Fork, Way::Eager, Way::Populated],
             rounds: 2,
             parent: true,
         }
@@ -259,7 +260,7 @@ mod tests {
                 assert_eq!(faults.major, 0);
             }
         }
-        assert_eq!(seen, 18);
+        assert_eq!(seen, 27);
     }
 
     #[test]

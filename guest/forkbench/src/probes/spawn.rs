@@ -45,11 +45,11 @@ pub fn run(options: &Options, out: &mut Out) -> Result<(), Failure> {
         Err(why) => return out(not_measured(name(None), why)),
     };
     let mut ways = options.ways.clone();
-    if ways.contains(&Way::Eager)
-        && let Some(why) = room::refusal(region.resident_bytes() as u64, 1.0, options.backing)?
-    {
-        ways.retain(|way| *way != Way::Eager);
-        out(not_measured(name(Some(Way::Eager)), format!("a copy: {why}")))?;
+    if let Some(why) = room::refusal(region.resident_bytes() as u64, 1.0, options.backing)? {
+        for way in options.ways.iter().filter(|way| way.copies()) {
+            out(not_measured(name(Some(*way)), format!("a copy: {why}")))?;
+        }
+        ways.retain(|way| !way.copies());
     }
     for row in measure(options, &ways, &region)? {
         out(Row::Spawn(row))?;
@@ -65,17 +65,17 @@ fn measure(options: &Options, ways: &[Way], region: &Region) -> Result<Vec<Spawn
     for &way in ways {
         let mut row = row(way, region)?;
         // The first child warms up and counts. A copy warms up nothing but time.
-        if way != Way::Eager {
+        if !way.copies() {
             row.child_page_table_bytes = spawner.sample(way, true)?.child_page_tables;
         }
         rows.push(row);
     }
     for round in 0..options.rounds {
         for (index, way) in turned(ways, round) {
-            if way == Way::Eager && round >= options.eager_rounds {
+            if way.copies() && round >= options.eager_rounds {
                 continue;
             }
-            let sample = spawner.sample(way, way == Way::Eager)?;
+            let sample = spawner.sample(way, way.copies())?;
             let row: &mut SpawnRow = &mut rows[index];
             row.call_us.push(sample.call_us);
             row.child_us.push(sample.child_us);

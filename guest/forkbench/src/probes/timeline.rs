@@ -29,7 +29,7 @@ pub struct Options {
     pub program: String,
 }
 
-const WAYS: [Way; 2] = [Way::Fork, Way::Eager];
+const WAYS: [Way; 3] = [Way::Fork, Way::Eager, Way::Populated];
 
 /// The steps, in their order. An eager copy is all made before the child runs.
 const STEPS: [&str; 5] = [

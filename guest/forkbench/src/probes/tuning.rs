@@ -97,6 +97,7 @@ pub fn run(options: &Options, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A name, the region that is worked on, and what is done.
 type Setting<'a> = (&'a str, &'a Region, Work);
 
 fn pair(
@@ -110,7 +111,11 @@ fn pair(
     // The first round warms up.
     for round in 0..=options.rounds {
         for (index, (_, region, work)) in turned(&settings, round) {
+            // A child has the memory that it works on, and no other.
+            let other = settings.iter().find(|(_, other, _)| !std::ptr::eq(*other, region));
+            let left_out = other.map(|(_, other, _)| other.left_out()).transpose()?;
             let (call_us, done) = sample(region, work)?;
+            drop(left_out);
             if round > 0 {
                 let side = &mut sides[index];
                 side.call_us.push(call_us);

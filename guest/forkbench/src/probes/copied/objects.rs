@@ -14,13 +14,13 @@ use crate::failure::{During, Failure};
 use crate::pages::PAGE;
 use crate::region::Region;
 use crate::rows::{Backing, Density, Memory};
-use crate::slab::{Slabs, kernel_stacks};
+use crate::slab::{Slabs, kernel_stacks, object_bytes};
 
 /// Objects of the list of mappings.
 const MAPPINGS: [&str; 5] =
     ["vm_area_struct", "vma_lock", "maple_node", "anon_vma", "anon_vma_chain"];
 /// Those of the process itself; it has a stack in the kernel beside them.
-const PROCESS: [&str; 3] = ["task_struct", "signal_cache", "pid"];
+const PROCESS: [&str; 2] = ["task_struct", "signal_cache"];
 /// What a table of 1,024 descriptors is put into, in kernels with accounting and without.
 const DESCRIPTORS: [&str; 2] = ["kmalloc-cg-8k", "kmalloc-8k"];
 /// Until the kernel has freed what the children before had.
@@ -74,7 +74,7 @@ impl Objects {
             Thing::Tables => tables(),
             Thing::Descriptors => Ok(self.descriptors.more(&self.plain, &DESCRIPTORS)),
             Thing::Handlers => Ok(self.plain.each(&["sighand_cache"], 0.0, "")),
-            Thing::Credentials => Ok(self.plain.each(&["cred_jar"], 0.0, "")),
+            Thing::Credentials => Ok(self.plain.each(&["cred_jar", "cred"], 0.0, "")),
             Thing::Limits => limits(),
             Thing::Mask => none("not measured: it is in one structure with the working directory"),
             Thing::Environment => none("not measured: it is memory like other memory"),
@@ -112,6 +112,11 @@ impl Growth {
 
     /// What each child takes of `kinds`, and `more` that is `what`.
     fn each(&self, kinds: &[&str], more: f64, what: &str) -> Bytes {
+        if let Ok((before, _)) = &self.slabs
+            && !before.lists(kinds)
+        {
+            return one(kinds);
+        }
         let list = kinds.join(", ");
         let what = if what.is_empty() { String::new() } else { format!(", and {what}") };
         known(
@@ -132,6 +137,23 @@ impl Growth {
                 self.children
             ),
         )
+    }
+}
+
+/// What one object of `kinds`, which are names of the same, takes.
+fn one(kinds: &[&str]) -> Bytes {
+    match kinds.iter().find_map(|kind| Some((kind, object_bytes(kind)?))) {
+        Some((kind, bytes)) => Bytes {
+            bytes: Some(bytes),
+            how: format!(
+                "the size of one {kind} in /sys/kernel/slab: the kernel lists it together with \
+                 other objects, so those of children can't be counted"
+            ),
+        },
+        None => Bytes {
+            bytes: None,
+            how: format!("not measured: this kernel lists no {}", kinds.join(" and no ")),
+        },
     }
 }
 
@@ -220,5 +242,6 @@ mod tests {
             Ok(bytes) => assert!((2000.0..40_000.0).contains(&bytes), "{bytes}"),
             Err(why) => assert!(why.contains("only root"), "{why}"),
         }
+        assert_eq!(one(&["none", "nothing"]).bytes, None);
     }
 }
