@@ -138,6 +138,44 @@ pub enum BenchError {
         #[source]
         source: io::Error,
     },
+    /// Someone has asked for the end.
+    #[error("interrupted")]
+    Interrupted,
+    /// A report can't be gone on with.
+    #[error("{path} {what}: start a new run")]
+    Resume {
+        /// The report.
+        path: PathBuf,
+        /// Why not.
+        what: &'static str,
+    },
+    /// A file is no report.
+    #[error("{path} is no report of `tine bench --json`")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A report is of another version.
+    #[error("{path} has version {version} of the format, and this tine reads {known}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The version that is read.
+        known: u32,
+    },
+    /// Two reports have no measure in common.
+    #[error("{before} and {after} have no measure in common")]
+    NothingToCompare {
+        /// The first.
+        before: PathBuf,
+        /// The second.
+        after: PathBuf,
+    },
     /// Nothing can be printed.
     #[error("stdout can't be written")]
     Print(#[source] io::Error),
@@ -150,6 +188,9 @@ pub enum BenchError {
         #[source]
         source: io::Error,
     },
+    /// The measures can't be made CSV.
+    #[error("the measures can't be written as CSV")]
+    Csv(#[source] io::Error),
     /// The figures can't be made JSON.
     #[error("the figures can't be written as JSON")]
     Json(#[from] serde_json::Error),

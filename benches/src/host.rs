@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_vmm::KvmHost;
 use tine_vmm::kvm::{Backend, Ring0};
 
@@ -14,7 +15,7 @@ use crate::limits::failed;
 use crate::meminfo::MemInfo;
 
 /// The host, as far as it matters for the figures. What can't be found out is null.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HostFacts {
     /// Name of the processor.
     pub cpu: Option<String>,
@@ -45,18 +46,18 @@ pub struct HostFacts {
     /// The exact command.
     pub command: String,
     /// Version of tine.
-    pub tine: &'static str,
+    pub tine: String,
     /// When the suite began, UTC.
     pub date: String,
 }
 
 /// Which KVM it is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct KvmFacts {
     /// The module.
     pub module: String,
     /// How guest ring 0 runs: `native` or `emulated`.
-    pub ring0: &'static str,
+    pub ring0: String,
     /// Nanoseconds an instruction there.
     pub ring0_ns: f64,
     /// Nanoseconds an instruction in ring 3.
@@ -64,6 +65,20 @@ pub struct KvmFacts {
 }
 
 impl HostFacts {
+    /// Whether `other` is the same host with the same software.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let facts = |host: &Self| {
+            (
+                host.cpu.clone(),
+                host.cores,
+                host.memory_bytes,
+                host.kernel.clone(),
+                host.tine.clone(),
+            )
+        };
+        facts(self) == facts(other) && self.kvm.module == other.kvm.module
+    }
+
     /// Finds it all out.
     pub fn gather(kvm: &KvmHost, command: &str) -> Result<Self, BenchError> {
         let memory = MemInfo::read()?;
@@ -78,8 +93,8 @@ impl HostFacts {
             kvm: KvmFacts {
                 module: backend.module,
                 ring0: match backend.ring0 {
-                    Ring0::Native => "native",
-                    Ring0::Emulated => "emulated",
+                    Ring0::Native => "native".to_owned(),
+                    Ring0::Emulated => "emulated".to_owned(),
                 },
                 ring0_ns: backend.ring0_ns,
                 ring3_ns: backend.ring3_ns,
@@ -93,7 +108,7 @@ impl HostFacts {
             live_vms: live_vms(),
             load: load(),
             command: command.to_owned(),
-            tine: env!("CARGO_PKG_VERSION"),
+            tine: env!("CARGO_PKG_VERSION").to_owned(),
             date: utc(now.as_secs()),
         })
     }

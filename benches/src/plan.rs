@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::layout::MIN_RAM;
 
 use crate::{BenchError, Options};
@@ -86,6 +88,28 @@ impl Section {
         }
     }
 
+    /// How long it takes in a quick run and in a full one, seconds, as seen on two cores of a
+    /// cloud machine.
+    const fn seconds(self) -> (f64, f64) {
+        match self {
+            Self::Spawn => (6.0, 60.0),
+            Self::LiveFork => (12.0, 75.0),
+            Self::CowFaults => (8.0, 45.0),
+            Self::ReadFaults => (6.0, 35.0),
+            Self::HotSet => (2.0, 10.0),
+            Self::Ledger => (0.5, 0.5),
+            Self::Density => (5.0, 10.0),
+            Self::Teardown => (1.0, 30.0),
+            Self::Reset => (3.0, 15.0),
+            Self::Dormant => (12.0, 70.0),
+            Self::SpawnRate => (4.0, 18.0),
+            Self::Fanout => (1.0, 4.0),
+            Self::Cells => (5.0, 10.0),
+            Self::Confinement => (2.0, 10.0),
+            Self::WorkingSet => (1.0, 6.0),
+        }
+    }
+
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
@@ -102,6 +126,17 @@ impl Section {
             known: Self::ALL.map(Self::name).join(", ").replace('_', "-"),
         })
     }
+}
+
+/// How much was to be measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanFacts {
+    /// Fewer sizes and samples.
+    pub quick: bool,
+    /// Sizes of guests that are spawned, MiB.
+    pub sizes_mib: Vec<u64>,
+    /// The sections that were asked for; all when empty.
+    pub only: Vec<String>,
 }
 
 /// How often something is measured.
@@ -128,6 +163,25 @@ impl Plan {
         Ok(Self { quick: options.quick, sizes_mib, only })
     }
 
+    /// It in words.
+    pub fn facts(&self) -> PlanFacts {
+        let only = self.only.iter().map(|section| section.name().to_owned()).collect();
+        PlanFacts { quick: self.quick, sizes_mib: self.sizes_mib.clone(), only }
+    }
+
+    /// How long `section` takes on a slow host, seconds: for the time left.
+    pub fn seconds_of(&self, section: Section) -> f64 {
+        let (quick, full) = section.seconds();
+        self.choose(quick, full)
+    }
+
+    /// How long everything takes that is asked for and not `done`.
+    pub fn seconds(&self, done: &[String]) -> f64 {
+        let left = Section::ALL.into_iter().filter(|section| self.wants(*section));
+        let left = left.filter(|section| !done.iter().any(|done| done == section.name()));
+        left.map(|section| self.seconds_of(section)).sum()
+    }
+
     /// Whether `section` is to be measured.
     pub fn wants(&self, section: Section) -> bool {
         self.only.is_empty() || self.only.contains(&section)
@@ -138,7 +192,8 @@ impl Plan {
         &self.sizes_mib
     }
 
-    const fn choose<T: Copy>(&self, quick: T, full: T) -> T {
+    /// The one for a quick run, or the other.
+    pub const fn choose<T: Copy>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 

@@ -4,40 +4,93 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Subcommand};
+use tine_bench::End;
+
+/// What a program that Ctrl-C ended exits with.
+const INTERRUPTED: u8 = 130;
+/// What `compare` exits with when it has nothing to compare: 1 means that something got worse.
+const UNUSABLE: u8 = 2;
 
 /// Options of `tine bench`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
     /// Fewer sizes and samples, a minute and a half
     #[arg(long)]
     quick: bool,
     /// Sizes of guests to measure beside the usual ones, MiB
     #[arg(long, value_name = "MIB", value_delimiter = ',')]
     sizes: Vec<u64>,
-    /// Write the figures to this file as JSON
-    #[arg(long, value_name = "FILE")]
+    /// Write the figures as JSON to this file, or to stdout; what is measured is there as it comes
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     json: Option<PathBuf>,
     /// Write a report with plots to this file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write every measure, a line each, to this file
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Go on with the run that was ended, whose figures are in the file of --json
+    #[arg(long, requires = "json")]
+    resume: bool,
     /// Measure these sections only, e.g. spawn,live-fork
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
+    /// Print the JSON schema of the figures, and measure nothing
+    #[arg(long, exclusive = true)]
+    schema: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum BenchCommand {
+    /// Compare two runs: exits with 1 if something got worse beyond noise
+    Compare {
+        /// The figures of the run before, from --json
+        before: PathBuf,
+        /// The figures of the run after it
+        after: PathBuf,
+    },
 }
 
 impl Bench {
     /// Measures; a step that fails fails it all.
     pub fn run(self) -> Result<ExitCode> {
+        if let Some(BenchCommand::Compare { before, after }) = self.command {
+            return Ok(compare(&before, &after));
+        }
+        if self.schema {
+            print!("{}", tine_bench::schema()?);
+            return Ok(ExitCode::SUCCESS);
+        }
         let options = tine_bench::Options {
             sizes_mib: self.sizes,
             quick: self.quick,
             json: self.json,
             html: self.html,
+            csv: self.csv,
+            resume: self.resume,
             command: std::env::args().collect::<Vec<_>>().join(" "),
             only: self.only,
         };
-        tine_bench::run(&options)?;
-        Ok(ExitCode::SUCCESS)
+        Ok(match tine_bench::run(&options)? {
+            End::Complete => ExitCode::SUCCESS,
+            End::Interrupted => ExitCode::from(INTERRUPTED),
+        })
+    }
+}
+
+fn compare(before: &std::path::Path, after: &std::path::Path) -> ExitCode {
+    match tine_bench::compare(before, after) {
+        Ok(comparison) => {
+            print!("{}", comparison.text());
+            if comparison.is_worse() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }
+        Err(error) => {
+            eprintln!("tine: {:#}", anyhow::Error::from(error));
+            ExitCode::from(UNUSABLE)
+        }
     }
 }

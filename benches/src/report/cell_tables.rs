@@ -97,7 +97,7 @@ pub fn cells(figures: &CellsFigures) -> Table {
         &["part", "what", "a cell"],
     );
     for (name, size) in &figures.parts.0 {
-        let meaning = match *name {
+        let meaning = match name.as_str() {
             "page_tables" => "page tables of the process, its clone's included",
             "slab" => "process, namespaces, VM, vCPU, irqchip and mappings",
             "kernel_stacks" => "three threads: the cell's, the vCPU's and KVM's own",

@@ -6,8 +6,8 @@ use super::Report;
 use super::plots;
 use super::tables::{self, Table};
 use super::text::facts;
-use super::verdicts::{self, Verdict};
 use crate::BenchError;
+use crate::claims::ClaimRow;
 use crate::plan::Section;
 
 const STYLE: &str = "
@@ -71,6 +71,11 @@ grep -E '^(Slab|VmallocUsed|PageTables|SecPageTables|AnonPages)' /proc/meminfo</
 /// The page.
 pub fn page(report: &Report) -> Result<String, BenchError> {
     let mut body = String::new();
+    for claim in &report.claims {
+        let _ = writeln!(body, "<section><h2>{}. {}</h2>", claim.section, escape(&claim.title));
+        push_rows(&mut body, &claim.rows);
+        body.push_str("</section>\n");
+    }
     for section in Section::ALL {
         body.push_str(&part(section, report)?);
     }
@@ -125,7 +130,6 @@ fn part(section: Section, report: &Report) -> Result<String, BenchError> {
     for table in &tables {
         push_table(&mut html, table);
     }
-    push_verdicts(&mut html, &verdicts::of(section, report));
     html.push_str("</section>\n");
     Ok(html)
 }
@@ -154,18 +158,17 @@ fn push_table(html: &mut String, table: &Table) {
     html.push_str("</table></div>\n");
 }
 
-fn push_verdicts(html: &mut String, verdicts: &[Verdict]) {
-    if verdicts.is_empty() {
-        return;
-    }
+fn push_rows(html: &mut String, rows: &[ClaimRow]) {
     html.push_str("<ul class=\"verdicts\">\n");
-    for Verdict { claim, outcome, figures } in verdicts {
-        let word = outcome.word();
+    for row in rows {
+        let found = if row.measured.is_empty() { &row.why } else { &row.measured };
         let _ = writeln!(
             html,
-            "<li><span class=\"tag {word}\">{word}</span>{}: {}</li>",
-            escape(claim),
-            escape(figures)
+            "<li><span class=\"tag\">{}</span>{}: {}: {}</li>",
+            row.verdict.words(),
+            row.subject.words(),
+            escape(&row.claim),
+            escape(found)
         );
     }
     html.push_str("</ul>\n");

@@ -2,19 +2,28 @@
 
 mod bars;
 pub mod cell_tables;
-mod cell_verdicts;
+pub mod csv;
 pub mod html;
 mod lines;
 mod plots;
+pub mod schema;
 pub mod tables;
 pub mod text;
-mod units;
-pub mod verdicts;
+pub mod units;
 
-use serde::Serialize;
+use std::fs;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::BenchError;
+use crate::claims::{Claim, ClaimRow};
 use crate::host::HostFacts;
+use crate::measure::Measure;
+use crate::named::Named;
+use crate::noise::Noise;
+use crate::plan::{Plan, PlanFacts};
 use crate::sections::cells::CellsFigures;
 use crate::sections::confinement::ConfinementFigures;
 use crate::sections::cow_faults::FaultRow;
@@ -33,15 +42,31 @@ use crate::sections::teardown::TeardownRow;
 use crate::sections::working_set::WorkingSetRow;
 
 /// Version of the JSON: raised when a key goes or changes its meaning.
-const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Everything that was measured. What was not is empty or null, and in `skipped`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// Version of this format.
     pub version: u32,
     /// On what it was measured.
     pub host: HostFacts,
+    /// How much was to be measured.
+    pub plan: PlanFacts,
+    /// Whether all of that was. If not, someone ended the run, or something failed.
+    pub complete: bool,
+    /// The claims of the source text, one for each of its sections.
+    pub claims: Vec<Claim>,
+    /// What tine says of itself beyond them.
+    pub promises: Vec<ClaimRow>,
+    /// How quiet the host was.
+    pub noise: Noise,
+    /// Every figure with its samples.
+    pub measures: Vec<Measure>,
+    /// Sections that were measured, in their order.
+    pub done: Vec<String>,
+    /// How long each took.
+    pub section_seconds: Named,
     /// Clones of snapshots.
     pub spawn: Vec<SpawnRow>,
     /// Forks of running guests.
@@ -85,7 +110,7 @@ pub struct Report {
 }
 
 /// Something that was not measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Skipped {
     /// What.
     pub what: String,
@@ -93,19 +118,20 @@ pub struct Skipped {
     pub reason: String,
 }
 
-impl Skipped {
-    /// `what` was skipped for `reason`.
-    pub fn new(what: &str, reason: &str) -> Self {
-        Self { what: what.to_owned(), reason: reason.to_owned() }
-    }
-}
-
 impl Report {
     /// Nothing measured yet on `host`.
-    pub fn new(host: HostFacts) -> Self {
+    pub fn new(host: HostFacts, plan: PlanFacts) -> Self {
         Self {
             version: VERSION,
             host,
+            plan,
+            complete: false,
+            claims: vec![],
+            promises: vec![],
+            noise: Noise::default(),
+            measures: vec![],
+            done: vec![],
+            section_seconds: Named::default(),
             spawn: vec![],
             live_fork: vec![],
             cow_faults: vec![],
@@ -136,14 +162,78 @@ impl Report {
         self.confinement = Some(figures);
     }
 
+    /// What a run that was ended has left in `path`, to go on with on the same host by the
+    /// same plan.
+    pub fn resumed(path: &Path, host: HostFacts, plan: &Plan) -> Result<Self, BenchError> {
+        let mut report = Self::read(path)?;
+        let other = |what: &'static str| BenchError::Resume { path: path.into(), what };
+        if report.plan != plan.facts() {
+            return Err(other("was to measure something else (--quick, --sizes, --only)"));
+        }
+        if !report.host.is_same(&host) {
+            return Err(other("is of another host, kernel or version of tine"));
+        }
+        if report.complete {
+            return Err(other("is complete"));
+        }
+        // What was not measured is tried again.
+        report.skipped.clear();
+        report.host.command = host.command;
+        Ok(report)
+    }
+
+    /// Reads the JSON in `path`.
+    pub fn read(path: &Path) -> Result<Self, BenchError> {
+        /// What every version has.
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let text =
+            fs::read(path).map_err(|source| BenchError::Read { path: path.to_owned(), source })?;
+        let format = |source| BenchError::Format { path: path.to_owned(), source };
+        let Head { version } = serde_json::from_slice(&text).map_err(format)?;
+        if version != VERSION {
+            return Err(BenchError::Version { path: path.to_owned(), version, known: VERSION });
+        }
+        serde_json::from_slice(&text).map_err(format)
+    }
+
     /// As JSON, for people too.
     pub fn json(&self) -> Result<String, BenchError> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// The spawn by `memory` of the size nearest to `mib`, and that size.
-    fn spawn_near(&self, mib: u64, memory: &str) -> Option<&SpawnRow> {
+    pub fn spawn_near(&self, mib: u64, memory: &str) -> Option<&SpawnRow> {
         let rows = self.spawn.iter().filter(|row| row.memory == memory);
         rows.min_by_key(|row| row.guest_bytes.abs_diff(mib << 20))
+    }
+
+    /// Writes to copy-on-write or eager memory.
+    pub fn fault(&self, pattern: &str, memory: &str, fraction: f64) -> Option<&FaultRow> {
+        let mut rows = self.cow_faults.iter();
+        rows.find(|row| row.pattern == pattern && row.memory == memory && row.fraction == fraction)
+    }
+
+    /// Forks of a guest to one child, of which only the dirty pages are mapped.
+    pub fn fork_to_one(&self, method: &str, dirty: u64) -> Option<&LiveForkRow> {
+        let mut rows = self.live_fork.iter().filter(|row| row.children == 1);
+        rows.find(|row| row.method == method && row.dirty_pages == dirty && row.mapped == "dirty")
+    }
+}
+
+#[cfg(test)]
+impl Report {
+    /// Nothing measured, on no host.
+    pub fn empty() -> Self {
+        let host = serde_json::json!({
+            "cpu": "a processor", "cores": 2, "memory_bytes": 1, "kernel": "6.18",
+            "kvm": { "module": "kvm", "ring0": "native", "ring0_ns": 1.0, "ring3_ns": 1.0 },
+            "page_bytes": 4096, "thp_enabled": null, "thp_shmem_enabled": null,
+            "hugepages_total": 0, "hugepages_free": 0, "hz": 250, "live_vms": 0, "load": 0.5,
+            "command": "tine bench", "tine": "0.1.0", "date": "2026-11-24T00:00:00Z",
+        });
+        Self::new(serde_json::from_value(host).unwrap(), PlanFacts::default())
     }
 }

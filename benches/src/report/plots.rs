@@ -44,7 +44,7 @@ fn spawn(report: &Report) -> LinePlot {
         lines: vec![
             line("eager copy", 1, false, points("eager", |row| row.p50_us)),
             line("copy-on-write", 0, false, points("cow", |row| row.p50_us)),
-            line("its memory step", 0, true, points("cow", |row| row.ladder.get("map"))),
+            line("its memory step", 0, true, points("cow", |row| row.step("map"))),
         ],
         marks: vec![],
     }
@@ -115,7 +115,7 @@ fn density(report: &Report) -> BarPlot {
     let parts = report.density.iter().flat_map(|density| &density.parts.0);
     let bars = parts.map(|(name, size)| {
         let name = name.replace('_', " ");
-        (name.clone(), vec![(name, size / 1024.0)])
+        (name.clone(), vec![(name, *size / 1024.0)])
     });
     BarPlot {
         title: "Host memory of a clone, by what it is",

@@ -3,8 +3,8 @@
 use super::Report;
 use super::cell_tables as cells;
 use super::units::{bytes, percent, short, time, times};
+use crate::named::Named;
 use crate::plan::Section;
-use crate::sections::Steps;
 use crate::sections::density::Density;
 use crate::sections::hot_set::{HotSetFigures, WorkingSet};
 
@@ -67,7 +67,7 @@ fn spawn(report: &Report) -> Table {
         &["guest", "memory", "n", "p50", "p90", "p99", "min", "eager/cow"],
     );
     for row in &report.spawn {
-        let memory = match row.memory {
+        let memory = match row.memory.as_str() {
             "eager" => format!("eager: {}", row.strategy),
             cow => cow.to_owned(),
         };
@@ -114,18 +114,18 @@ fn ladder_table<'a>(
     title: &'static str,
     note: &str,
     what: &str,
-    rows: impl Iterator<Item = (String, f64, &'a Steps)>,
+    rows: impl Iterator<Item = (String, f64, &'a Named)>,
 ) -> Table {
     let mut table = Table::new(title, note, 1, &[what]);
     let rows: Vec<_> = rows.collect();
     // Steps that none of them took would only make the table wide.
     let all = rows.first().map_or(&[][..], |row| &row.2.0);
-    let taken = |name: &&str| rows.iter().any(|row| row.2.get(name) > 0.0);
-    let names: Vec<&str> = all.iter().map(|step| step.0).filter(taken).collect();
+    let taken = |name: &&str| rows.iter().any(|row| row.2.get(name).is_some_and(|step| step > 0.0));
+    let names: Vec<&str> = all.iter().map(|step| step.0.as_str()).filter(taken).collect();
     table.columns.extend(names.iter().map(|name| name.replace('_', " ")));
     table.columns.push("total".to_owned());
     for (clone, total, steps) in &rows {
-        let times = names.iter().map(|name| time(steps.get(name)));
+        let times = names.iter().map(|name| time(steps.get(name).unwrap_or(0.0)));
         table.row([clone.clone()].into_iter().chain(times).chain([time(*total)]));
     }
     table
@@ -359,7 +359,8 @@ fn density(density: &Density) -> Table {
         table.row([name.to_owned(), what.to_owned(), figure]);
     };
     other("sum", "", bytes(density.bytes_per_clone));
-    other("", "by which free memory fell", bytes(density.mem_free_bytes_per_clone));
+    let fell = density.mem_free_bytes_per_clone;
+    other("", "by which free memory fell", fell.map_or_else(|| "-".to_owned(), bytes));
     other("", "clones", density.clones.to_string());
     other("", "made a second", short(density.spawns_per_second));
     other("", "closed, each", time(density.teardown_seconds * 1e6 / density.clones as f64));

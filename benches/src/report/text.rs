@@ -2,20 +2,38 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use comfy_table::{CellAlignment, ContentArrangement, presets};
 
 use super::tables::Table;
-use super::units::bytes;
-use super::verdicts::Verdict;
+use super::units::{bytes, percent};
 use super::{Report, Skipped};
 use crate::BenchError;
+use crate::claims::ClaimRow;
 use crate::host::HostFacts;
 
-/// Prints `text` and an end of line.
-pub fn say(text: &str) -> Result<(), BenchError> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(BenchError::Print)
+/// Where the text goes: to stdout, or to stderr where the JSON goes to stdout.
+pub struct Terminal {
+    to_stderr: bool,
+}
+
+impl Terminal {
+    /// Beside JSON that goes to `json`.
+    pub fn beside(json: Option<&Path>) -> Self {
+        Self { to_stderr: json == Some(Path::new("-")) }
+    }
+
+    /// Prints `text` and an end of line.
+    pub fn say(&self, text: &str) -> Result<(), BenchError> {
+        let printed = if self.to_stderr {
+            writeln!(io::stderr().lock(), "{text}")
+        } else {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{text}").and_then(|()| out.flush())
+        };
+        printed.map_err(BenchError::Print)
+    }
 }
 
 /// On what it is measured, as names and values.
@@ -82,21 +100,49 @@ pub fn table(data: &Table) -> String {
     format!("{}\n  {}\n\n{body}", data.title, data.note)
 }
 
-/// Verdicts, a line each.
-pub fn verdicts(verdicts: &[Verdict]) -> String {
-    let line = |verdict: &Verdict| {
-        format!("  [{}] {}: {}\n", verdict.outcome.word(), verdict.claim, verdict.figures)
-    };
-    verdicts.iter().map(line).collect()
+/// The claims and what became of them, with their rows.
+fn claims(report: &Report) -> String {
+    let mut text = String::from("Claims, and what was measured\n");
+    for claim in &report.claims {
+        let verdict = claim.verdict.words().to_uppercase();
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "\n{:2}  {}: {verdict}", claim.section, claim.title);
+        text.push_str(&rows(&claim.rows));
+    }
+    text.push_str("\nBeyond them\n");
+    text.push_str(&rows(&report.promises));
+    text
 }
 
-/// What was skipped, and how long it took.
+fn rows(rows: &[ClaimRow]) -> String {
+    let line = |row: &ClaimRow| {
+        let found = if row.measured.is_empty() { &row.why } else { &row.measured };
+        let (verdict, subject) = (row.verdict.words(), row.subject.words());
+        format!("    [{verdict}] {subject}: {}: {found}\n", row.claim)
+    };
+    rows.iter().map(line).collect()
+}
+
+/// The claims, what was skipped, and how long it took.
 pub fn closing(report: &Report) -> String {
-    let mut text = String::new();
+    let mut text = claims(report);
+    text.push('\n');
+    if let Some(floor) = report.noise.floor {
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "noise floor {}: by so much the controls differed in this run, and smaller \
+             differences mean nothing",
+            percent(floor)
+        );
+    }
     for Skipped { what, reason } in &report.skipped {
         // Writing to a string can't fail.
         let _ = writeln!(text, "skipped {what}: {reason}");
     }
     let _ = write!(text, "took {:.1} s", report.seconds);
+    if !report.complete {
+        text.push_str("; ended early, and incomplete");
+    }
     text
 }

@@ -5,21 +5,21 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_cell::{Cell, SpawnWish};
 
 use super::GUEST_MIB;
-use super::parts::{Own, Parts, Reading};
+use super::parts::{Own, Reading, between};
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::cells::{self, Cells, for_cells};
 use crate::limits::raise_descriptors;
 use crate::meminfo::MemInfo;
-use crate::plan::{Plan, Section};
-use crate::progress::Progress;
-use crate::rig::Rig;
+use crate::named::Named;
 
 /// Many cells.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CellsFigures {
     /// How many.
     pub count: u64,
@@ -31,7 +31,7 @@ pub struct CellsFigures {
     pub bytes_per_cell: f64,
     /// The parts, bytes a cell. Page tables and pages are the cells' own; what the kernel has
     /// handed out is the whole host's, so that others count too.
-    pub parts: Parts,
+    pub parts: Named,
     /// Its share of all that it maps (Pss): what is mapped by several counts for each in part, the
     /// image too.
     pub pss_bytes_per_cell: f64,
@@ -46,9 +46,10 @@ pub struct CellsFigures {
 }
 
 /// Makes the cells, lets the kernel settle, and counts.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<CellsFigures, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<CellsFigures, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let count = plan.cells();
-    let progress = Progress::start(Section::Cells.name(), count as usize);
+    progress.steps(count as usize);
     // Two for each: its channel and its process.
     raise_descriptors()?;
     let snapshot = for_cells(&rig.snapshot(GUEST_MIB)?)?;
@@ -62,7 +63,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<CellsFigures, BenchError> {
     let begun = Instant::now();
     for _ in 0..count {
         clones.push(cells.spawn(&snapshot, SpawnWish::new(cells::start()))?.0);
-        progress.step();
+        progress.step()?;
     }
     let seconds = begun.elapsed().as_secs_f64();
     cells.fill()?;
@@ -87,7 +88,9 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<CellsFigures, BenchError> {
     let teardown_seconds = closing.elapsed().as_secs_f64();
     first.kill();
 
-    let parts = Parts::between(&before, &after, count, own);
+    measures.bytes("cells/pss", &[each(pss)]);
+    let parts = between(&before, &after, count, own);
+    measures.bytes("cells/bytes", &[parts.sum()]);
     Ok(CellsFigures {
         count,
         guest_bytes: GUEST_MIB << 20,

@@ -5,21 +5,20 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_cell::NurseryConfig;
 use tine_cell::confine::Confinement;
 
 use super::GUEST_MIB;
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::cells::{Cells, for_cells};
 use crate::error::Doing;
-use crate::plan::{Plan, Section};
-use crate::progress::Progress;
-use crate::rig::Rig;
 use crate::stats::{Summary, microseconds};
 
 /// Cells that are confined, and cells that are not.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConfinementFigures {
     /// Guest memory.
     pub guest_bytes: u64,
@@ -52,9 +51,10 @@ impl ConfinementFigures {
 }
 
 /// Measures both kinds of cells, in turn.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<ConfinementFigures, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<ConfinementFigures, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let rounds = plan.confinements();
-    let progress = Progress::start(Section::Confinement.name(), rounds);
+    progress.steps(rounds);
     let snapshot = for_cells(&rig.snapshot(GUEST_MIB)?)?;
     let nursery = |confinement| {
         // None with nothing in them: those are made when they are asked for.
@@ -90,7 +90,11 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<ConfinementFigures, BenchError>
             made[kind].push(microseconds(begun.elapsed()));
             drop(line);
         }
-        progress.step();
+        progress.step()?;
+    }
+    for (kind, name) in ["confined", "unconfined"].into_iter().enumerate() {
+        measures.time(format!("confinement/{name}/wake"), &woken[kind]);
+        measures.time(format!("confinement/{name}/make"), &made[kind]);
     }
     let [confined, unconfined] = woken.map(Summary::of);
     let [confined_cell, unconfined_cell] = made.map(Summary::of);

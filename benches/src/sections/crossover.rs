@@ -1,17 +1,18 @@
 //! From which fraction of written pages on an eager copy would have been cheaper: making
 //! the clone and writing, taken together.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::layout::PAGE_SIZE;
 
 use super::cow_faults::FaultRow;
 use super::{GUEST_MIB, PATTERNS, REGION_PAGES, pattern_name};
 
 /// Where the two cost the same.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Crossover {
     /// `sequential` or `scattered`.
-    pub pattern: &'static str,
+    pub pattern: String,
     /// Part of the region, 0 to 1; none when one of the two is always cheaper.
     pub fraction: Option<f64>,
     /// The same in pages.
@@ -29,7 +30,7 @@ pub fn find_all(rows: &[FaultRow]) -> Vec<Crossover> {
     PATTERNS.into_iter().map(|pattern| find(rows, pattern_name(pattern))).collect()
 }
 
-fn find(rows: &[FaultRow], pattern: &'static str) -> Crossover {
+fn find(rows: &[FaultRow], pattern: &str) -> Crossover {
     let totals = |memory: &str| -> Vec<(f64, f64)> {
         rows.iter()
             .filter(|row| row.pattern == pattern && row.memory == memory)
@@ -51,7 +52,7 @@ fn find(rows: &[FaultRow], pattern: &'static str) -> Crossover {
         None => "copy-on-write is cheaper even if the whole region is written".to_owned(),
     };
     Crossover {
-        pattern,
+        pattern: pattern.to_owned(),
         fraction,
         pages,
         guest_fraction: pages.map(|pages| pages as f64 / guest_pages),

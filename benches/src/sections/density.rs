@@ -7,20 +7,21 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_vmm::{Ladder, Machine, MemoryMode};
 
-use super::parts::{Parts, Reading};
-use super::{GUEST_MIB, Steps};
+use super::parts::{Reading, between};
+use super::{GUEST_MIB, steps};
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::limits::{Held, max_mappings, raise_descriptors};
-use crate::plan::{Plan, Section};
-use crate::progress::Progress;
-use crate::rig::{Rig, total_us};
+use crate::named::Named;
+use crate::rig::total_us;
 use crate::stats::median;
 
 /// Many clones.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Density {
     /// How many.
     pub clones: u64,
@@ -31,9 +32,9 @@ pub struct Density {
     /// it is too little by that.
     pub bytes_per_clone: f64,
     /// The parts, bytes a clone.
-    pub parts: Parts,
+    pub parts: Named,
     /// By how much free memory fell, a clone. For comparison: it counts other things too.
-    pub mem_free_bytes_per_clone: f64,
+    pub mem_free_bytes_per_clone: Option<f64>,
     /// Descriptors that each takes.
     pub descriptors_per_clone: u64,
     /// Mappings that each takes.
@@ -47,17 +48,18 @@ pub struct Density {
     /// Median spawn of the last tenth.
     pub last_p50_us: f64,
     /// Medians of the first tenth's steps.
-    pub first_ladder: Steps,
+    pub first_ladder: Named,
     /// Medians of the last tenth's steps.
-    pub last_ladder: Steps,
+    pub last_ladder: Named,
     /// Time to close them all.
     pub teardown_seconds: f64,
 }
 
 /// Makes the clones, lets the kernel settle, and counts.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<Density, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let count = plan.clones();
-    let progress = Progress::start(Section::Density.name(), count as usize);
+    progress.steps(count as usize);
     let snapshot = rig.snapshot(GUEST_MIB)?;
     let held = Held::now()?;
     // One that is not counted shows what each will hold, and fills caches.
@@ -72,7 +74,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
     let begun = Instant::now();
     for _ in 0..count {
         clones.push(rig.spawn(&snapshot, MemoryMode::Cow)?);
-        progress.step();
+        progress.step()?;
     }
     let seconds = begun.elapsed().as_secs_f64();
     let after = Reading::settled()?;
@@ -80,33 +82,36 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Density, BenchError> {
     let ladders: Vec<Ladder> = clones.iter().map(Machine::ladder).collect();
     let tenth = ladders.len().div_ceil(10);
     let (first_ladders, last_ladders) = (&ladders[..tenth], &ladders[ladders.len() - tenth..]);
-    let p50 = |ladders: &[Ladder]| -> Result<f64, BenchError> {
-        let totals = ladders.iter().map(|ladder| total_us(ladder, "a spawn"));
-        Ok(median(totals.collect::<Result<Vec<_>, _>>()?))
+    let totals = |ladders: &[Ladder]| -> Result<Vec<f64>, BenchError> {
+        ladders.iter().map(|ladder| total_us(ladder, "a spawn")).collect()
     };
-    let (first_p50_us, last_p50_us) = (p50(first_ladders)?, p50(last_ladders)?);
+    measures.time("density/first_tenth", &totals(first_ladders)?);
+    measures.time("density/last_tenth", &totals(last_ladders)?);
+    let first_p50_us = median(totals(first_ladders)?);
+    let last_p50_us = median(totals(last_ladders)?);
     progress.say("closing them");
     let closing = Instant::now();
     drop(clones);
     let teardown_seconds = closing.elapsed().as_secs_f64();
     drop(first);
 
-    let parts = Parts::between(&before, &after, count, after.own_since(&before));
-    let free = -after.memory.grown(&before.memory, "MemFree").unwrap_or(f64::NAN);
+    let parts = between(&before, &after, count, after.own_since(&before));
+    let free = after.memory.grown(&before.memory, "MemFree");
+    measures.bytes("density/bytes", &[parts.sum()]);
     Ok(Density {
         clones: count,
         guest_bytes: GUEST_MIB << 20,
         bytes_per_clone: parts.sum(),
         parts,
-        mem_free_bytes_per_clone: free / count as f64,
+        mem_free_bytes_per_clone: free.map(|grown| -grown / count as f64),
         descriptors_per_clone: descriptors,
         mappings_per_clone: mappings,
         seconds,
         spawns_per_second: count as f64 / seconds,
         first_p50_us,
         last_p50_us,
-        first_ladder: Steps::of(first_ladders),
-        last_ladder: Steps::of(last_ladders),
+        first_ladder: steps(first_ladders),
+        last_ladder: steps(last_ladders),
         teardown_seconds,
     })
 }

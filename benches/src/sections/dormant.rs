@@ -4,22 +4,25 @@
 //! The daemon is the running program itself, in a process of its own. Before every spawn
 //! all that is to be made ahead is there; a clone that was not made ahead fails the section.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tine_cell::SpawnWish;
 
+use super::mib;
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::cells::{self, Cells, for_cells};
 use crate::client::Client;
 use crate::daemon::{self, Daemon};
+use crate::measure::Measures;
 use crate::plan::{Plan, Section};
-use crate::progress::Progress;
 use crate::report::Skipped;
 use crate::rig::{Rig, total_us};
 use crate::stats::{Summary, median};
 
 /// Clones of one size.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DormantRow {
     /// Guest memory.
     pub guest_bytes: u64,
@@ -47,40 +50,44 @@ pub struct DormantRow {
 }
 
 /// Measures every size that the host can hold.
-pub fn run(
-    plan: &Plan,
-    rig: &mut Rig,
-    skipped: &mut Vec<Skipped>,
-) -> Result<Vec<DormantRow>, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<Vec<DormantRow>, BenchError> {
+    let Bench { plan, rig, skipped, measures, progress, .. } = bench;
     let sizes = plan.sizes_mib();
-    let progress = Progress::start(Section::Dormant.name(), 2 * sizes.len());
+    progress.steps(2 * sizes.len());
     let mut rows = Vec::new();
     for &mib in sizes {
         if let Some(reason) = rig.no_room_for(mib)? {
             let what = format!("{} of {mib} MiB", Section::Dormant.name());
-            skipped.push(Skipped::new(&what, &reason));
+            skipped.push(Skipped { what, reason });
             continue;
         }
         progress.say(format!("{mib} MiB"));
-        rows.push(in_daemon(plan, rig, mib)?);
+        rows.push(in_daemon(plan, rig, mib, measures)?);
         if !Section::ALL.iter().any(|section| section.guests_mib().contains(&mib)) {
             rig.forget(mib);
         }
-        progress.step();
+        progress.step()?;
     }
     let daemon = Daemon::start()?;
     let mut client = daemon.client()?;
     for row in &mut rows {
         progress.say(format!("{} MiB over HTTP", row.guest_bytes >> 20));
-        let times = Summary::of(over_http(&mut client, row.guest_bytes >> 20, plan.http_spawns())?);
+        let times = over_http(&mut client, row.guest_bytes >> 20, plan.http_spawns())?;
+        measures.time(format!("dormant/{}/http", mib(row.guest_bytes)), &times);
+        let times = Summary::of(times);
         (row.http_n, row.http_p50_us, row.http_p99_us) = (times.n, times.p50, times.p99);
-        progress.step();
+        progress.step()?;
     }
     Ok(rows)
 }
 
 /// Both kinds of clone, in turn.
-fn in_daemon(plan: &Plan, rig: &mut Rig, mib: u64) -> Result<DormantRow, BenchError> {
+fn in_daemon(
+    plan: &Plan,
+    rig: &mut Rig,
+    mib: u64,
+    measures: &Measures,
+) -> Result<DormantRow, BenchError> {
     let snapshot = for_cells(&rig.snapshot(mib)?)?;
     let cells = Cells::start()?;
     cells.ask_for(&snapshot)?;
@@ -100,6 +107,9 @@ fn in_daemon(plan: &Plan, rig: &mut Rig, mib: u64) -> Result<DormantRow, BenchEr
             cell.kill();
         }
     }
+    for (name, samples) in [("first_instruction", &first), ("call", &calls), ("eager", &eager)] {
+        measures.time(format!("dormant/{mib}_mib/{name}"), samples);
+    }
     let first = Summary::of(first);
     let eager = Summary::of(eager);
     Ok(DormantRow {
@@ -109,8 +119,8 @@ fn in_daemon(plan: &Plan, rig: &mut Rig, mib: u64) -> Result<DormantRow, BenchEr
         in_daemon_p99_us: first.p99,
         call_p50_us: median(calls),
         http_n: 0,
-        http_p50_us: f64::NAN,
-        http_p99_us: f64::NAN,
+        http_p50_us: 0.0,
+        http_p99_us: 0.0,
         eager_n: eager.n,
         eager_p50_us: eager.p50,
         ratio: eager.p50 / first.p50,

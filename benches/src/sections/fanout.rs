@@ -1,16 +1,16 @@
 //! One guest at work, forked into a hundred at once.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 use tine_abi::pattern::Selection;
 
 use super::GUEST_MIB;
 use super::parents::{ByProcess, Parent, fork_cell, scattered_writes};
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::cells::{self, AtWork, Cells};
-use crate::plan::{Plan, Section};
-use crate::progress::Progress;
-use crate::rig::{Rig, total_us};
+use crate::rig::total_us;
 use crate::stats::{Summary, microseconds};
 
 /// Children of one fork.
@@ -21,7 +21,7 @@ const DIRTY: u64 = 1000;
 const CHECKED: u64 = 256;
 
 /// Forks of one guest into many. Times are those of the fork in the middle, by `total_us`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Fanout {
     /// Children of one fork.
     pub n: usize,
@@ -52,9 +52,10 @@ struct Sample {
 }
 
 /// Measures forks of one guest.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Fanout, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<Fanout, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let forks = plan.fanouts();
-    let progress = Progress::start(Section::Fanout.name(), forks);
+    progress.steps(forks);
     let snapshot = rig.snapshot(GUEST_MIB)?;
     let cells = Cells::start()?;
     let parent = ByProcess::start(&cells, &snapshot)?;
@@ -63,8 +64,12 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Fanout, BenchError> {
     for _ in 0..forks {
         cells.fill()?;
         samples.push(fork(&cells, &parent)?);
-        progress.step();
+        progress.step()?;
     }
+    let all = |of: fn(&Sample) -> f64| -> Vec<f64> { samples.iter().map(of).collect() };
+    measures.time("fanout/to_100/total", &all(|one| one.total_us));
+    measures.time("fanout/to_100/first_child", &all(|one| one.first_us));
+    measures.time("fanout/to_100/pause", &all(|one| one.pause_us));
     samples.sort_by(|a, b| a.total_us.total_cmp(&b.total_us));
     let middle = &samples[(samples.len() - 1) / 2];
     Ok(Fanout {

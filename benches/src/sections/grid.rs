@@ -3,11 +3,9 @@
 use tine_abi::pattern::{Pattern, Selection};
 use tine_vmm::{Machine, MemoryMode};
 
-use super::{GUEST_MIB, MEMORIES, PATTERNS, part_of_region};
+use super::{GUEST_MIB, MEMORIES, PATTERNS, memory_name, part_of_region, pattern_name, per_cent};
 use crate::BenchError;
-use crate::plan::{Plan, Section};
-use crate::progress::Progress;
-use crate::rig::Rig;
+use crate::bench::Bench;
 
 /// One combination and its samples.
 pub struct Cell<S> {
@@ -18,6 +16,12 @@ pub struct Cell<S> {
 }
 
 impl<S> Cell<S> {
+    /// The name of a measure of it.
+    pub fn id(&self, section: &str, what: &str) -> String {
+        let (pattern, memory) = (pattern_name(self.pattern), memory_name(self.memory));
+        format!("{section}/{pattern}/{}/{memory}/{what}", per_cent(self.fraction))
+    }
+
     /// The pages that are worked on.
     pub fn selection(&self) -> Selection {
         part_of_region(self.fraction, self.pattern)
@@ -26,15 +30,14 @@ impl<S> Cell<S> {
 
 /// Takes samples of all combinations in turn, as often as planned, each of a fresh clone.
 pub fn measure<S>(
-    plan: &Plan,
-    rig: &mut Rig,
-    section: Section,
+    bench: &mut Bench,
     fractions: &[f64],
     mut sample: impl FnMut(&Machine, Selection) -> Result<S, BenchError>,
 ) -> Result<Vec<Cell<S>>, BenchError> {
+    let Bench { plan, rig, progress, .. } = bench;
     let rounds = fractions.iter().map(|&fraction| plan.fault_rounds(fraction)).max();
     let rounds = rounds.unwrap_or_default();
-    let progress = Progress::start(section.name(), rounds);
+    progress.steps(rounds);
     let snapshot = rig.snapshot(GUEST_MIB)?;
     let mut cells = Vec::new();
     for pattern in PATTERNS {
@@ -52,7 +55,7 @@ pub fn measure<S>(
             let clone = rig.spawn(&snapshot, cell.memory)?;
             cell.samples.push(sample(&clone, cell.selection())?);
         }
-        progress.step();
+        progress.step()?;
     }
     Ok(cells)
 }

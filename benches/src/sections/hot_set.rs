@@ -3,15 +3,17 @@
 //! A first clone writes a working set; the pages that are then its own are the hot set of
 //! the next ones, which write the same.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 use tine_abi::pattern::Selection;
 use tine_vmm::MemoryMode;
 
 use super::{GUEST_MIB, ns_per_page};
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::error::Doing;
-use crate::plan::{Plan, Section};
+use crate::measure::Measures;
 use crate::progress::Progress;
 use crate::rig::{Rig, data_pages, work};
 use crate::stats::{Summary, median, microseconds};
@@ -20,7 +22,7 @@ use crate::stats::{Summary, median, microseconds};
 const PAGES: u64 = 2000;
 
 /// A working set that lies together, and a scattered one.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HotSetFigures {
     /// Guest memory.
     pub guest_bytes: u64,
@@ -32,7 +34,7 @@ pub struct HotSetFigures {
 }
 
 /// The first writes to one working set.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct WorkingSet {
     /// Pages that the guest writes.
     pub pages: u64,
@@ -55,26 +57,27 @@ pub struct WorkingSet {
 }
 
 /// Measures both working sets.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<HotSetFigures, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<HotSetFigures, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let rounds = plan.hot_set_rounds();
-    let progress = Progress::start(Section::HotSet.name(), 2 * rounds);
+    progress.steps(2 * rounds);
     let snapshot = rig.snapshot(GUEST_MIB)?;
     let all = data_pages(&rig.spawn(&snapshot, MemoryMode::Cow)?);
     let scattered = Selection::scattered(all, PAGES, 11);
     let clustered = Selection::sequential(all / 2, PAGES);
     Ok(HotSetFigures {
         guest_bytes: GUEST_MIB << 20,
-        clustered: measure(rig, &snapshot, clustered, rounds, &progress)?,
-        scattered: measure(rig, &snapshot, scattered, rounds, &progress)?,
+        clustered: measure(rig, &snapshot, ("clustered", clustered), rounds, (measures, progress))?,
+        scattered: measure(rig, &snapshot, ("scattered", scattered), rounds, (measures, progress))?,
     })
 }
 
 fn measure(
     rig: &Rig,
     snapshot: &tine_vmm::Snapshot,
-    pages: Selection,
+    (name, pages): (&str, Selection),
     rounds: usize,
-    progress: &Progress,
+    (measures, progress): (&Measures, &Progress),
 ) -> Result<WorkingSet, BenchError> {
     let write = Command::new(Op::Dirty, pages).seed(3);
     let first = rig.spawn(snapshot, MemoryMode::Cow)?;
@@ -89,7 +92,10 @@ fn measure(
         let clone = rig.spawn_hot(&snapshot)?;
         on.push(work(&clone, &write)?);
         apply.push(microseconds(clone.ladder().hot_set));
-        progress.step();
+        progress.step()?;
+    }
+    for (which, samples) in [("off", &off), ("on", &on), ("ahead", &apply)] {
+        measures.time(format!("hot_set/{name}/{which}"), samples);
     }
     let off = Summary::of(off);
     let (on, apply) = (median(on), median(apply));

@@ -7,18 +7,22 @@
 //! parking it has something to park, and its children show themselves at once. After every
 //! fork it must go on.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 use tine_abi::pattern::Selection;
 use tine_vmm::Ladder;
 
 use super::parents::{ByCopy, ByProcess, Parent, scattered_writes};
-use super::{Steps, ns_per_page};
+use super::{ns_per_page, steps};
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::cells::Cells;
-use crate::plan::{Plan, Section};
+use crate::measure::{Better, Measures, Unit};
+use crate::named::Named;
+use crate::plan::Section;
 use crate::progress::Progress;
-use crate::rig::{Rig, total_us};
+use crate::rig::total_us;
 use crate::stats::{Summary, median, microseconds};
 
 /// Pages that the parent has written since it was spawned.
@@ -29,17 +33,17 @@ const MIDDLE: u64 = 10_000;
 const WIDE_CHILDREN: usize = 4;
 
 /// Forks of one kind of parent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LiveForkRow {
     /// `copy`: its pages were copied, in one process; `process`: its process was forked.
-    pub method: &'static str,
+    pub method: String,
     /// Guest memory.
     pub guest_bytes: u64,
     /// Pages that the parent was told to write.
     pub dirty_pages: u64,
     /// Which pages the parent has mapped: `dirty`, those that it has written and few more, or
     /// `all`.
-    pub mapped: &'static str,
+    pub mapped: String,
     /// Pages that were copied: those, and the few that it writes to run; none by `fork(2)`.
     pub copied_pages: u64,
     /// Children of one fork.
@@ -62,7 +66,7 @@ pub struct LiveForkRow {
     /// after the fork, its child alive: median. None where it was not measured.
     pub refault_ns_per_page: Option<f64>,
     /// Medians of the first child's steps.
-    pub ladder: Steps,
+    pub ladder: Named,
 }
 
 /// What is forked, and how often.
@@ -76,7 +80,8 @@ struct Kind {
 }
 
 /// Measures forks into one child, and into several.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<LiveForkRow>, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<Vec<LiveForkRow>, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let kinds = DIRTY.map(|dirty| {
         let one = Kind {
             dirty,
@@ -91,7 +96,7 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<LiveForkRow>, BenchError> {
         if dirty == MIDDLE { vec![one, wide, all] } else { vec![one] }
     });
     let forks = kinds.iter().flatten().map(|kind| kind.forks).sum();
-    let progress = Progress::start(Section::LiveFork.name(), forks);
+    progress.steps(forks);
     let mib = Section::LiveFork.guests_mib()[0];
     let snapshot = rig.snapshot(mib)?;
     let cells = Cells::start()?;
@@ -107,10 +112,12 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<LiveForkRow>, BenchError> {
         cells.fill()?;
         for kind in kinds {
             progress.say(format!("{dirty} dirty pages"));
-            rows.extend(measure(parents, kind, mib << 20, &progress)?);
+            rows.extend(measure(parents, kind, mib << 20, (measures, progress))?);
         }
     }
-    rows.sort_by_key(|row| (row.children, row.method, row.mapped != "dirty", row.dirty_pages));
+    rows.sort_by_key(|row| {
+        (row.children, row.method.clone(), row.mapped != "dirty", row.dirty_pages)
+    });
     Ok(rows)
 }
 
@@ -128,7 +135,7 @@ fn measure(
     parents: [&dyn Parent; 2],
     kind: Kind,
     guest_bytes: u64,
-    progress: &Progress,
+    (measures, progress): (&Measures, &Progress),
 ) -> Result<[LiveForkRow; 2], BenchError> {
     for parent in parents {
         if kind.mapped == "all" {
@@ -153,20 +160,33 @@ fn measure(
                 samples.refaults.push(ns_per_page(us, kind.dirty));
             }
         }
-        progress.step();
+        progress.step()?;
+    }
+    for (parent, samples) in parents.into_iter().zip(&samples) {
+        keep(measures, parent.method(), kind, samples);
     }
     let [copy, process] = samples;
     Ok([row(parents[0], kind, guest_bytes, copy), row(parents[1], kind, guest_bytes, process)])
+}
+
+fn keep(measures: &Measures, method: &str, kind: Kind, samples: &Samples) {
+    let Kind { dirty, mapped, children, .. } = kind;
+    let id =
+        |what| format!("live_fork/{method}/{dirty}_dirty/{mapped}_mapped/to_{children}/{what}");
+    measures.time(id("pause"), &samples.pauses);
+    measures.time(id("first_instruction"), &samples.first);
+    measures.time(id("last_child"), &samples.last);
+    measures.add(id("rewrite"), Unit::NsPerPage, Better::Lower, &samples.refaults);
 }
 
 fn row(parent: &dyn Parent, kind: Kind, guest_bytes: u64, samples: Samples) -> LiveForkRow {
     let (pauses, first) = (Summary::of(samples.pauses), Summary::of(samples.first));
     let one = samples.ladders.first();
     LiveForkRow {
-        method: parent.method(),
+        method: parent.method().to_owned(),
         guest_bytes,
         dirty_pages: kind.dirty,
-        mapped: kind.mapped,
+        mapped: kind.mapped.to_owned(),
         copied_pages: one.map_or(0, |ladder| ladder.dirty_pages),
         children: kind.children,
         strategy: one.map_or_else(String::new, |ladder| ladder.strategy.to_string()),
@@ -177,6 +197,6 @@ fn row(parent: &dyn Parent, kind: Kind, guest_bytes: u64, samples: Samples) -> L
         first_instruction_p99_us: first.p99,
         last_child_us: median(samples.last),
         refault_ns_per_page: (!samples.refaults.is_empty()).then(|| median(samples.refaults)),
-        ladder: Steps::of(&samples.ladders),
+        ladder: steps(&samples.ladders),
     }
 }

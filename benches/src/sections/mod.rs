@@ -20,11 +20,40 @@ pub mod spawn_rate;
 pub mod teardown;
 pub mod working_set;
 
-use serde::{Serialize, Serializer};
 use tine_abi::pattern::{Pattern, Selection};
 use tine_vmm::{Ladder, MemoryMode};
 
+use crate::BenchError;
+use crate::bench::Bench;
+use crate::named::Named;
+use crate::plan::Section;
+use crate::report::Report;
 use crate::stats::{median, microseconds};
+
+/// Measures `section` and puts its figures into `report`.
+pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(), BenchError> {
+    match section {
+        Section::Spawn => report.spawn = spawn::run(bench)?,
+        Section::LiveFork => report.live_fork = live_fork::run(bench)?,
+        Section::CowFaults => {
+            report.cow_faults = cow_faults::run(bench)?;
+            report.crossover = crossover::find_all(&report.cow_faults);
+        }
+        Section::ReadFaults => report.read_faults = read_faults::run(bench)?,
+        Section::HotSet => report.hot_set = Some(hot_set::run(bench)?),
+        Section::Ledger => report.ledger = ledger::run(bench)?,
+        Section::Density => report.density = Some(density::run(bench)?),
+        Section::Teardown => report.teardown = teardown::run(bench)?,
+        Section::Reset => report.reset = reset::run(bench)?,
+        Section::Dormant => report.dormant = dormant::run(bench)?,
+        Section::SpawnRate => report.spawn_rate = spawn_rate::run(bench)?,
+        Section::Fanout => report.fanout = Some(fanout::run(bench)?),
+        Section::Cells => report.cells = Some(cells::run(bench)?),
+        Section::Confinement => report.confine(confinement::run(bench)?),
+        Section::WorkingSet => report.working_set = working_set::run(bench)?,
+    }
+    Ok(())
+}
 
 /// 100 MiB, the memory in which faults are counted.
 pub const REGION_PAGES: u64 = 25_600;
@@ -34,6 +63,16 @@ pub const GUEST_MIB: u64 = 256;
 const MEMORIES: [MemoryMode; 2] = [MemoryMode::Cow, MemoryMode::Eager];
 /// Both ways of going through memory.
 const PATTERNS: [Pattern; 2] = [Pattern::Sequential, Pattern::Scattered { seed: 7 }];
+
+/// `bytes` in MiB, as part of a measure's name.
+fn mib(bytes: u64) -> String {
+    format!("{}_mib", bytes >> 20)
+}
+
+/// `fraction` in per cent, as part of a measure's name.
+fn per_cent(fraction: f64) -> String {
+    format!("{}_percent", fraction * 100.0)
+}
 
 /// Name of a kind of memory in reports.
 fn memory_name(memory: MemoryMode) -> &'static str {
@@ -63,32 +102,16 @@ fn ns_per_page(us: f64, pages: u64) -> f64 {
     if pages == 0 { 0.0 } else { us * 1000.0 / pages as f64 }
 }
 
-/// The median of every step of some ladders, microseconds, in their order.
-#[derive(Clone, Debug, Default)]
-pub struct Steps(pub Vec<(&'static str, f64)>);
-
-impl Steps {
-    /// Of `ladders`. A step that some of them lack counts as zero there.
-    fn of(ladders: &[Ladder]) -> Self {
-        let steps: Vec<_> = ladders.iter().map(Ladder::steps).collect();
-        let Some(first) = steps.first() else { return Self::default() };
-        let medians = first.iter().enumerate().map(|(index, (name, _))| {
-            let times = steps.iter().map(|steps| steps[index].1.map_or(0.0, microseconds));
-            (*name, median(times))
-        });
-        Self(medians.collect())
-    }
-
-    /// The step `name`, microseconds.
-    pub fn get(&self, name: &str) -> f64 {
-        self.0.iter().find(|step| step.0 == name).map_or(0.0, |step| step.1)
-    }
-}
-
-impl Serialize for Steps {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
-    }
+/// The median of every step of some ladders, microseconds, in their order. A step that some of
+/// them lack counts as zero there.
+fn steps(ladders: &[Ladder]) -> Named {
+    let steps: Vec<_> = ladders.iter().map(Ladder::steps).collect();
+    let Some(first) = steps.first() else { return Named::default() };
+    let medians = first.iter().enumerate().map(|(index, (name, _))| {
+        let times = steps.iter().map(|steps| steps[index].1.map_or(0.0, microseconds));
+        (*name, median(times))
+    });
+    medians.collect()
 }
 
 #[cfg(test)]
@@ -99,11 +122,10 @@ mod tests {
     #[test]
     fn steps_are_medians_in_order() {
         let ladder = |us| Ladder { map: Duration::from_micros(us), ..Ladder::default() };
-        let steps = Steps::of(&[ladder(9), ladder(1), ladder(5)]);
-        assert_eq!(steps.get("map"), 5.0);
-        let json = serde_json::to_string(&steps).unwrap();
-        assert!(json.starts_with(r#"{"queue":0.0,"shell":0.0,"memslot":0.0,"map":5.0"#), "{json}");
-        assert!(Steps::of(&[]).0.is_empty());
+        let medians = steps(&[ladder(9), ladder(1), ladder(5)]);
+        assert_eq!(medians.get("map"), Some(5.0));
+        assert_eq!(medians.0[3].0, "map");
+        assert!(steps(&[]).0.is_empty());
     }
 
     #[test]

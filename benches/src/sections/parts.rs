@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
-
 use crate::BenchError;
 use crate::cgroup::kernel_bytes;
 use crate::meminfo::MemInfo;
+use crate::named::Named;
 
 /// The kernel counts slabs and per-processor pages lazily.
 const SETTLE: Duration = Duration::from_millis(1500);
-
-/// Bytes a clone, by what they are.
-#[derive(Clone, Debug, Default)]
-pub struct Parts(pub Vec<(&'static str, f64)>);
 
 /// What belongs to the processes in which the machines are, bytes; none where the kernel does
 /// not tell. What other processes do meanwhile does not count.
@@ -25,48 +20,33 @@ pub struct Own {
     pub anon: Option<f64>,
 }
 
-impl Parts {
-    /// All of them together.
-    pub fn sum(&self) -> f64 {
-        self.0.iter().map(|part| part.1).sum()
-    }
-
-    /// What has grown from `before` to `after`, for each of `clones`. Fields that this
-    /// kernel does not have are left out.
-    pub fn between(before: &Reading, after: &Reading, clones: u64, own: Own) -> Self {
-        let each = |bytes: f64| bytes / clones as f64;
-        let grown = |field: &str| after.memory.grown(&before.memory, field).map(each);
-        // Stacks of threads come from vmalloc and are counted in both, wherever
-        // vmalloc has grown at least as much.
-        let stacks = grown("KernelStack").unwrap_or(0.0);
-        let vmalloc =
-            grown("VmallocUsed").map(|all| if all >= stacks { all - stacks } else { all });
-        let kernel = [
-            ("vmalloc", vmalloc),
-            ("slab", grown("Slab")),
-            ("page_tables", own.page_tables.map(each)),
-            ("kvm_mmu", grown("SecPageTables")),
-            ("kernel_stacks", Some(stacks)),
-            ("percpu", grown("Percpu")),
-        ];
-        let counted: f64 = kernel.iter().filter_map(|part| part.1).sum();
-        // Less than is counted anyway means that the controller does not see the process.
-        let charged = match (before.charged, after.charged) {
-            (Some(before), Some(after)) => Some(each(after as f64 - before as f64)),
-            _ => None,
-        };
-        let direct = charged.map(|charged| charged - counted).filter(|&direct| direct >= 0.0);
-        let rest =
-            [("kernel_pages", direct), ("anon", own.anon.map(each)), ("shmem", grown("Shmem"))];
-        let parts = kernel.into_iter().chain(rest);
-        Self(parts.filter_map(|(name, part)| Some((name, part?))).collect())
-    }
-}
-
-impl Serialize for Parts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
-    }
+/// What has grown from `before` to `after`, for each of `clones`. Fields that this
+/// kernel does not have are left out.
+pub fn between(before: &Reading, after: &Reading, clones: u64, own: Own) -> Named {
+    let each = |bytes: f64| bytes / clones as f64;
+    let grown = |field: &str| after.memory.grown(&before.memory, field).map(each);
+    // Stacks of threads come from vmalloc and are counted in both, wherever
+    // vmalloc has grown at least as much.
+    let stacks = grown("KernelStack").unwrap_or(0.0);
+    let vmalloc = grown("VmallocUsed").map(|all| if all >= stacks { all - stacks } else { all });
+    let kernel = [
+        ("vmalloc", vmalloc),
+        ("slab", grown("Slab")),
+        ("page_tables", own.page_tables.map(each)),
+        ("kvm_mmu", grown("SecPageTables")),
+        ("kernel_stacks", Some(stacks)),
+        ("percpu", grown("Percpu")),
+    ];
+    let counted: f64 = kernel.iter().filter_map(|part| part.1).sum();
+    // Less than is counted anyway means that the controller does not see the process.
+    let charged = match (before.charged, after.charged) {
+        (Some(before), Some(after)) => Some(each(after as f64 - before as f64)),
+        _ => None,
+    };
+    let direct = charged.map(|charged| charged - counted).filter(|&direct| direct >= 0.0);
+    let rest = [("kernel_pages", direct), ("anon", own.anon.map(each)), ("shmem", grown("Shmem"))];
+    let parts = kernel.into_iter().chain(rest);
+    parts.filter_map(|(name, part)| Some((name, part?))).collect()
 }
 
 /// What the kernel has handed out at one moment.

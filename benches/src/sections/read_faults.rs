@@ -1,31 +1,33 @@
 //! What a clone pays for reading pages that it shares, and for writing them afterwards:
 //! a page that was read is mapped for reading, and its first write has to change that.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 
 use super::grid::{self, Cell};
 use super::{memory_name, ns_per_page, pattern_name};
 use crate::BenchError;
-use crate::plan::{Plan, Section};
-use crate::rig::{Rig, Work, work_counted};
+use crate::bench::Bench;
+use crate::measure::Measures;
+use crate::rig::{Work, work_counted};
 use crate::stats::{Summary, median};
 
 const FRACTIONS: [f64; 3] = [0.01, 0.1, 1.0];
 
 /// Reads, or the writes after them, of one fraction, pattern and kind of memory.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReadRow {
     /// `read`, or `write after read`.
-    pub operation: &'static str,
+    pub operation: String,
     /// `sequential` or `scattered`.
-    pub pattern: &'static str,
+    pub pattern: String,
     /// Part of the region, 0 to 1.
     pub fraction: f64,
     /// Pages visited.
     pub pages: u64,
     /// `cow` or `eager`.
-    pub memory: &'static str,
+    pub memory: String,
     /// Number of clones.
     pub n: usize,
     /// Median nanoseconds a page.
@@ -41,26 +43,28 @@ pub struct ReadRow {
 }
 
 /// Measures all combinations in turn, as often as planned.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<ReadRow>, BenchError> {
-    let cells = grid::measure(plan, rig, Section::ReadFaults, &FRACTIONS, |clone, pages| {
+pub fn run(bench: &mut Bench) -> Result<Vec<ReadRow>, BenchError> {
+    let cells = grid::measure(bench, &FRACTIONS, |clone, pages| {
         let read = work_counted(clone, &Command::new(Op::Read, pages))?;
         let write = work_counted(clone, &Command::new(Op::Dirty, pages).seed(1))?;
         Ok([read, write])
     })?;
-    Ok(cells.iter().flat_map(rows).collect())
+    Ok(cells.iter().flat_map(|cell| rows(cell, &bench.measures)).collect())
 }
 
-fn rows(cell: &Cell<[Work; 2]>) -> [ReadRow; 2] {
-    let row = |operation, which: usize| {
+fn rows(cell: &Cell<[Work; 2]>, measures: &Measures) -> [ReadRow; 2] {
+    let row = |operation: &str, which: usize| {
         let pages = cell.selection().pages;
         let works = || cell.samples.iter().map(|works| works[which]);
-        let total = Summary::of(works().map(|work| work.us));
+        let times: Vec<f64> = works().map(|work| work.us).collect();
+        measures.time(cell.id("read_faults", &operation.replace(' ', "_")), &times);
+        let total = Summary::of(times);
         ReadRow {
-            operation,
-            pattern: pattern_name(cell.pattern),
+            operation: operation.to_owned(),
+            pattern: pattern_name(cell.pattern).to_owned(),
             fraction: cell.fraction,
             pages,
-            memory: memory_name(cell.memory),
+            memory: memory_name(cell.memory).to_owned(),
             n: total.n,
             ns_per_page: ns_per_page(total.p50, pages),
             total_us: total.p50,

@@ -5,15 +5,18 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 use tine_abi::pattern::Selection;
 use tine_vmm::{Machine, MemoryMode, Snapshot};
 
 use super::GUEST_MIB;
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::error::Doing;
-use crate::plan::{Plan, Section};
+use crate::measure::Measures;
+use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::rig::{Rig, WORK_LIMIT, data_pages, total_us, work};
 use crate::stats::{Summary, median, microseconds};
@@ -22,7 +25,7 @@ use crate::stats::{Summary, median, microseconds};
 const DIRTY: [u64; 3] = [100, 1000, 10_000];
 
 /// Resets of a guest that has written so much, and spawns of the same, in turn.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ResetRow {
     /// Guest memory.
     pub guest_bytes: u64,
@@ -45,11 +48,12 @@ pub struct ResetRow {
 }
 
 /// Measures both, in turn, for guests that write little and much.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<ResetRow>, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<Vec<ResetRow>, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let resets = DIRTY.iter().map(|&pages| plan.resets(pages)).sum();
-    let progress = Progress::start(Section::Reset.name(), resets);
+    progress.steps(resets);
     let snapshot = rig.snapshot(GUEST_MIB)?;
-    DIRTY.iter().map(|&pages| measure(rig, &snapshot, pages, plan, &progress)).collect()
+    DIRTY.iter().map(|&pages| measure(rig, &snapshot, pages, plan, (measures, progress))).collect()
 }
 
 fn measure(
@@ -57,7 +61,7 @@ fn measure(
     snapshot: &Snapshot,
     pages: u64,
     plan: &Plan,
-    progress: &Progress,
+    (measures, progress): (&Measures, &Progress),
 ) -> Result<ResetRow, BenchError> {
     let machine = rig.spawn(snapshot, MemoryMode::Cow)?;
     let dirty = Selection::scattered(data_pages(&machine), pages, 17);
@@ -85,7 +89,11 @@ fn measure(
         answer(&clone)?;
         spawn_answers.push(microseconds(begun.elapsed()));
         spawns.push(total_us(&clone.ladder(), "a spawn")?);
-        progress.step();
+        progress.step()?;
+    }
+    let kinds = [("reset", &resets), ("reset_answer", &answers), ("spawn_answer", &spawn_answers)];
+    for (name, samples) in kinds {
+        measures.time(format!("reset/{pages}_dirty/{name}"), samples);
     }
     let resets = Summary::of(resets);
     let (answer, spawn_answer) = (median(answers), median(spawn_answers));

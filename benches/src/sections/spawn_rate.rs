@@ -3,21 +3,22 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::GUEST_MIB;
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::daemon::{self, Daemon};
-use crate::plan::{Plan, Section};
-use crate::progress::Progress;
+use crate::measure::{Better, Measures, Unit};
 use crate::stats::Summary;
 
 /// Clients at once.
 const CLIENTS: [usize; 3] = [1, 4, 16];
 
 /// Clones for some clients.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SpawnRateRow {
     /// Clients at once.
     pub clients: usize,
@@ -38,8 +39,9 @@ pub struct SpawnRateRow {
 }
 
 /// Measures each number of clients.
-pub fn run(plan: &Plan) -> Result<Vec<SpawnRateRow>, BenchError> {
-    let progress = Progress::start(Section::SpawnRate.name(), CLIENTS.len());
+pub fn run(bench: &mut Bench) -> Result<Vec<SpawnRateRow>, BenchError> {
+    let Bench { plan, measures, progress, .. } = bench;
+    progress.steps(CLIENTS.len());
     let daemon = Daemon::start()?;
     let mut client = daemon.client()?;
     let name = daemon::make_snapshot(&mut client, GUEST_MIB)?;
@@ -48,8 +50,8 @@ pub fn run(plan: &Plan) -> Result<Vec<SpawnRateRow>, BenchError> {
     let mut rows = Vec::new();
     for clients in CLIENTS {
         std::thread::sleep(daemon::REFILL);
-        rows.push(measure(&daemon, &wish, clients, plan.rate_time())?);
-        progress.step();
+        rows.push(measure(&daemon, &wish, clients, plan.rate_time(), measures)?);
+        progress.step()?;
     }
     Ok(rows)
 }
@@ -59,6 +61,7 @@ fn measure(
     wish: &serde_json::Value,
     clients: usize,
     time: Duration,
+    measures: &Measures,
 ) -> Result<SpawnRateRow, BenchError> {
     let connected = (0..clients).map(|_| daemon.client()).collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
@@ -84,7 +87,12 @@ fn measure(
     let seconds = begun.elapsed().as_secs_f64();
     let spawns: Vec<(f64, bool)> = spawns.into_iter().flatten().collect();
     let dormant = spawns.iter().filter(|spawn| spawn.1).count();
-    let times = Summary::of(spawns.iter().map(|spawn| spawn.0));
+    let times: Vec<f64> = spawns.iter().map(|spawn| spawn.0).collect();
+    measures.time(format!("spawn_rate/{clients}_clients/answer"), &times);
+    let rate = [spawns.len() as f64 / seconds];
+    let id = format!("spawn_rate/{clients}_clients/rate");
+    measures.add(id, Unit::PerSecond, Better::Higher, &rate);
+    let times = Summary::of(times);
     Ok(SpawnRateRow {
         clients,
         guest_bytes: GUEST_MIB << 20,

@@ -2,26 +2,26 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 use tine_abi::pattern::Selection;
 use tine_vmm::{Machine, MemoryMode};
 
 use super::GUEST_MIB;
 use crate::BenchError;
-use crate::plan::{Plan, Section};
-use crate::progress::Progress;
-use crate::rig::{AGE, Rig, data_pages, work};
+use crate::bench::Bench;
+use crate::rig::{AGE, data_pages, work};
 use crate::stats::{Summary, microseconds};
 
 /// Pages that a clone at work has written.
 const DIRTY: u64 = 10_000;
 
 /// Ends of one kind of clone.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TeardownRow {
     /// What kind.
-    pub clone: &'static str,
+    pub clone: String,
     /// Guest memory.
     pub guest_bytes: u64,
     /// Pages that it had written.
@@ -47,13 +47,14 @@ enum Life {
 }
 
 /// Measures clones that aged, clones closed at once, and clones that have written.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<TeardownRow>, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<Vec<TeardownRow>, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let lives = [
         (Life::Aged, "idle, 60 ms old"),
         (Life::None, "closed right after its first instruction"),
         (Life::Work, "10,000 dirty pages, 60 ms old and more"),
     ];
-    let progress = Progress::start(Section::Teardown.name(), plan.teardowns());
+    progress.steps(plan.teardowns());
     let snapshot = rig.snapshot(GUEST_MIB)?;
     let mut samples = [const { Vec::new() }; 3];
     for _ in 0..plan.teardowns() {
@@ -65,12 +66,15 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<TeardownRow>, BenchError> {
             drop(clone);
             samples.push(microseconds(begun.elapsed()));
         }
-        progress.step();
+        progress.step()?;
+    }
+    for ((_, name), samples) in lives.iter().zip(&samples) {
+        measures.time(format!("teardown/{}", name.replace([' ', ','], "_")), samples);
     }
     let rows = lives.into_iter().zip(samples).map(|((life, name), samples)| {
         let time = Summary::of(samples);
         TeardownRow {
-            clone: name,
+            clone: name.to_owned(),
             guest_bytes: GUEST_MIB << 20,
             dirty_pages: if matches!(life, Life::Work) { DIRTY } else { 0 },
             n: time.n,

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tine_abi::command::{Command, Op};
 use tine_abi::layout::{PAGE_SIZE, data_bytes};
 use tine_abi::pattern::{Pattern, Selection};
@@ -16,21 +17,21 @@ use tine_vmm::snapshot::PartsError;
 
 use super::GUEST_MIB;
 use crate::BenchError;
+use crate::bench::Bench;
 use crate::cells::{self, Cells, for_cells};
 use crate::error::Doing;
-use crate::plan::{Plan, Section};
+use crate::measure::Measures;
 use crate::progress::Progress;
-use crate::rig::Rig;
 use crate::stats::{Summary, median};
 
 const WRITTEN: u64 = 500;
 const READ: u64 = 1000;
 
 /// One working set.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct WorkingSetRow {
     /// `clustered`: pages in a row; or `scattered` over all memory.
-    pub pattern: &'static str,
+    pub pattern: String,
     /// Guest memory.
     pub guest_bytes: u64,
     /// Pages that the guest writes.
@@ -58,9 +59,10 @@ pub struct WorkingSetRow {
 }
 
 /// Measures both working sets.
-pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<WorkingSetRow>, BenchError> {
+pub fn run(bench: &mut Bench) -> Result<Vec<WorkingSetRow>, BenchError> {
+    let Bench { plan, rig, measures, progress, .. } = bench;
     let rounds = plan.working_sets();
-    let progress = Progress::start(Section::WorkingSet.name(), 2 * rounds);
+    progress.steps(2 * rounds);
     let snapshot = rig.snapshot(GUEST_MIB)?;
     let half = data_bytes(GUEST_MIB << 20) / PAGE_SIZE / 2;
     let scattered = |first_page, pages| Selection {
@@ -73,8 +75,8 @@ pub fn run(plan: &Plan, rig: &mut Rig) -> Result<Vec<WorkingSetRow>, BenchError>
     let scattered = [scattered(0, WRITTEN), scattered(half, READ)];
     let cells = Cells::start()?;
     Ok(vec![
-        measure(&cells, &snapshot, "clustered", clustered, rounds, &progress)?,
-        measure(&cells, &snapshot, "scattered", scattered, rounds, &progress)?,
+        measure(&cells, &snapshot, ("clustered", clustered), rounds, measures, progress)?,
+        measure(&cells, &snapshot, ("scattered", scattered), rounds, measures, progress)?,
     ])
 }
 
@@ -87,9 +89,9 @@ struct Times {
 fn measure(
     cells: &Cells,
     snapshot: &Snapshot,
-    pattern: &'static str,
-    [written, read]: [Selection; 2],
+    (pattern, [written, read]): (&str, [Selection; 2]),
     rounds: usize,
+    measures: &Measures,
     progress: &Progress,
 ) -> Result<WorkingSetRow, BenchError> {
     let snapshot = for_cells(snapshot)?;
@@ -109,15 +111,19 @@ fn measure(
         let (cell, _) = cells.spawn(&snapshot, wish)?;
         off.push(work(&cell)?);
         cell.kill();
-        progress.step();
+        progress.step()?;
     }
-    let total = |times: &[Times]| Summary::of(times.iter().map(|one| one.write + one.read));
+    let totals =
+        |times: &[Times]| -> Vec<f64> { times.iter().map(|one| one.write + one.read).collect() };
+    let (off_totals, on_totals) = (totals(&off), totals(&on));
+    measures.time(format!("working_set/{pattern}/off"), &off_totals);
+    measures.time(format!("working_set/{pattern}/on"), &on_totals);
     let write = |times: &[Times]| median(times.iter().map(|one| one.write));
     let reads = |times: &[Times]| median(times.iter().map(|one| one.read));
-    let off_total = total(&off);
-    let on_total = total(&on);
+    let off_total = Summary::of(off_totals);
+    let on_total = Summary::of(on_totals);
     Ok(WorkingSetRow {
-        pattern,
+        pattern: pattern.to_owned(),
         guest_bytes: GUEST_MIB << 20,
         written_pages: WRITTEN,
         read_pages: READ,

@@ -1,11 +1,13 @@
 //! What is told of many samples.
 
+pub mod bootstrap;
+mod random;
+pub mod rank;
+
 use std::time::Duration;
 
-use serde::Serialize;
-
 /// Percentiles of a set of samples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     /// How many samples.
     pub n: usize,
@@ -22,8 +24,7 @@ pub struct Summary {
 impl Summary {
     /// Of `samples`, in any order. Of none, everything is NaN.
     pub fn of(samples: impl IntoIterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = samples.into_iter().collect();
-        sorted.sort_unstable_by(f64::total_cmp);
+        let sorted = sorted(samples.into_iter().collect());
         Self {
             n: sorted.len(),
             p50: percentile(&sorted, 50),
@@ -32,11 +33,22 @@ impl Summary {
             min: sorted.first().copied().unwrap_or(f64::NAN),
         }
     }
+
+    /// What `percent` of a hundred `samples` do not exceed. Of none, NaN.
+    pub fn percentile_of(samples: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
+        percentile(&sorted(samples.into_iter().collect()), percent)
+    }
 }
 
 /// The median of `samples`.
 pub fn median(samples: impl IntoIterator<Item = f64>) -> f64 {
     Summary::of(samples).p50
+}
+
+/// In ascending order.
+fn sorted(mut samples: Vec<f64>) -> Vec<f64> {
+    samples.sort_unstable_by(f64::total_cmp);
+    samples
 }
 
 /// The nearest-rank percentile: the smallest sample that at least `percent` of a hundred
