@@ -26,6 +26,7 @@ mod meminfo;
 mod named;
 mod noise;
 mod plan;
+mod process;
 mod progress;
 mod report;
 mod rig;

@@ -45,11 +45,21 @@ pub enum Section {
     Confinement,
     /// The first work of a clone, with and without a hot set.
     WorkingSet,
+    /// Children of processes, in every way, and their page tables.
+    ProcessSpawn,
+    /// Writes of processes after a fork, and from which part on an eager copy is cheaper.
+    ProcessFaults,
+    /// A child of a process that executes another program.
+    ProcessTimeline,
+    /// What a fork of a process copies.
+    ProcessCopied,
+    /// Advice for processes that fork.
+    ProcessTuning,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -65,6 +75,11 @@ impl Section {
         Self::Cells,
         Self::Confinement,
         Self::WorkingSet,
+        Self::ProcessSpawn,
+        Self::ProcessFaults,
+        Self::ProcessTimeline,
+        Self::ProcessCopied,
+        Self::ProcessTuning,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -85,6 +100,11 @@ impl Section {
             Self::Cells => "cells",
             Self::Confinement => "confinement",
             Self::WorkingSet => "working_set",
+            Self::ProcessSpawn => "process_spawn",
+            Self::ProcessFaults => "process_faults",
+            Self::ProcessTimeline => "process_timeline",
+            Self::ProcessCopied => "process_copied",
+            Self::ProcessTuning => "process_tuning",
         }
     }
 
@@ -107,13 +127,24 @@ impl Section {
             Self::Cells => (5.0, 10.0),
             Self::Confinement => (2.0, 10.0),
             Self::WorkingSet => (1.0, 6.0),
+            Self::ProcessSpawn => (4.0, 130.0),
+            Self::ProcessFaults => (4.0, 80.0),
+            Self::ProcessTimeline => (1.0, 15.0),
+            Self::ProcessCopied => (1.0, 5.0),
+            Self::ProcessTuning => (1.5, 6.0),
         }
     }
 
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
-            Self::Spawn | Self::Dormant => &[],
+            Self::Spawn
+            | Self::Dormant
+            | Self::ProcessSpawn
+            | Self::ProcessFaults
+            | Self::ProcessTimeline
+            | Self::ProcessCopied
+            | Self::ProcessTuning => &[],
             Self::LiveFork => &[1024],
             _ => &[256],
         }

@@ -114,6 +114,11 @@ fn heading(section: Section) -> &'static str {
         Section::Cells => "Many cells",
         Section::Confinement => "Confinement",
         Section::WorkingSet => "First work",
+        Section::ProcessSpawn => "Children of processes",
+        Section::ProcessFaults => "Writes of processes after a fork",
+        Section::ProcessTimeline => "A process that forks to execute",
+        Section::ProcessCopied => "What a fork of a process copies",
+        Section::ProcessTuning => "Advice for processes that fork",
     }
 }
 

@@ -6,6 +6,7 @@ pub mod csv;
 pub mod html;
 mod lines;
 mod plots;
+mod process_tables;
 pub mod schema;
 pub mod tables;
 pub mod text;
@@ -34,6 +35,11 @@ use crate::sections::fanout::Fanout;
 use crate::sections::hot_set::HotSetFigures;
 use crate::sections::ledger::LedgerRow;
 use crate::sections::live_fork::LiveForkRow;
+use crate::sections::process::copied::ProcessCopied;
+use crate::sections::process::faults::ProcessFaultFigures;
+use crate::sections::process::spawn::ProcessSpawnFigures;
+use crate::sections::process::timeline::ProcessStep;
+use crate::sections::process::tuning::ProcessTuning;
 use crate::sections::read_faults::ReadRow;
 use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
@@ -103,6 +109,16 @@ pub struct Report {
     pub confinement: Option<ConfinementFigures>,
     /// The first work of clones.
     pub working_set: Vec<WorkingSetRow>,
+    /// Children of processes.
+    pub process_spawn: Option<ProcessSpawnFigures>,
+    /// Writes of processes after a fork.
+    pub process_faults: Option<ProcessFaultFigures>,
+    /// A child of a process that executes another program, step by step.
+    pub process_timeline: Vec<ProcessStep>,
+    /// What a fork of a process copies.
+    pub process_copied: Vec<ProcessCopied>,
+    /// Advice for processes that fork, followed and not.
+    pub process_tuning: Vec<ProcessTuning>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -150,6 +166,11 @@ impl Report {
             confinement_ahead_us: None,
             confinement: None,
             working_set: vec![],
+            process_spawn: None,
+            process_faults: None,
+            process_timeline: vec![],
+            process_copied: vec![],
+            process_tuning: vec![],
             skipped: vec![],
             seconds: 0.0,
         }

@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::cell_tables as cells;
+use super::process_tables as process;
 use super::units::{bytes, percent, short, time, times};
 use crate::named::Named;
 use crate::plan::Section;
@@ -54,6 +55,13 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::Cells => report.cells.iter().map(cells::cells).collect(),
         Section::Confinement => report.confinement.iter().map(cells::confinement).collect(),
         Section::WorkingSet => vec![cells::working_set(report)],
+        Section::ProcessSpawn => {
+            report.process_spawn.iter().flat_map(process::children_and_tables).collect()
+        }
+        Section::ProcessFaults => report.process_faults.iter().flat_map(process::faults).collect(),
+        Section::ProcessTimeline => vec![process::timeline(report)],
+        Section::ProcessCopied => vec![process::copied(report)],
+        Section::ProcessTuning => vec![process::tuning(report)],
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod live_fork;
 mod parents;
 pub mod parts;
+pub mod process;
 pub mod read_faults;
 pub mod reset;
 pub mod spawn;
@@ -51,6 +52,11 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Cells => report.cells = Some(cells::run(bench)?),
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
+        Section::ProcessSpawn => report.process_spawn = Some(process::spawn::run(bench)?),
+        Section::ProcessFaults => report.process_faults = Some(process::faults::run(bench)?),
+        Section::ProcessTimeline => report.process_timeline = process::timeline::run(bench)?,
+        Section::ProcessCopied => report.process_copied = process::copied::run(bench)?,
+        Section::ProcessTuning => report.process_tuning = process::tuning::run(bench)?,
     }
     Ok(())
 }

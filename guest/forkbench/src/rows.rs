@@ -62,6 +62,20 @@ impl Way {
         Self::PosixSpawn,
     ];
 
+    /// Its name on the command line and in rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Eager => "eager",
+            Self::Populated => "populated",
+            Self::Fork => "fork",
+            Self::Clone3 => "clone3",
+            Self::Vfork => "vfork",
+            Self::VforkExec => "vfork_exec",
+            Self::ForkExec => "fork_exec",
+            Self::PosixSpawn => "posix_spawn",
+        }
+    }
+
     /// What is done and timed, in words.
     pub const fn how(self) -> &'static str {
         match self {
@@ -155,6 +169,16 @@ pub enum Density {
     Sparse,
 }
 
+impl Density {
+    /// Its name on the command line and in rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Sparse => "sparse",
+        }
+    }
+}
+
 /// In which order pages are visited, and which they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -171,6 +195,15 @@ pub enum Order {
 impl Order {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Sequential, Self::Scattered, Self::Clustered];
+
+    /// Its name on the command line and in rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sequential => "sequential",
+            Self::Scattered => "scattered",
+            Self::Clustered => "clustered",
+        }
+    }
 }
 
 /// Page faults taken.
@@ -303,6 +336,17 @@ pub enum Sharer {
     Gone,
 }
 
+impl Sharer {
+    /// Its name in rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Alive => "alive",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 /// What a parent pays for its writes after a fork.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -417,4 +461,26 @@ pub struct NotMeasured {
     pub what: String,
     /// Why it was not.
     pub why: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_json(value: impl Serialize) -> String {
+        serde_json::to_string(&value).unwrap().trim_matches('"').to_owned()
+    }
+
+    #[test]
+    fn names_are_those_of_the_json() {
+        Way::ALL.into_iter().for_each(|way| assert_eq!(in_json(way), way.name()));
+        Backing::ALL.into_iter().for_each(|backing| assert_eq!(in_json(backing), backing.name()));
+        Order::ALL.into_iter().for_each(|order| assert_eq!(in_json(order), order.name()));
+        for density in [Density::Dense, Density::Sparse] {
+            assert_eq!(in_json(density), density.name());
+        }
+        for sharer in [Sharer::None, Sharer::Alive, Sharer::Gone] {
+            assert_eq!(in_json(sharer), sharer.name());
+        }
+    }
 }
