@@ -12,6 +12,7 @@ mod eager;
 mod faults;
 mod page_tables;
 mod pressure;
+mod process;
 mod promises;
 mod seeing;
 mod timeline;
@@ -190,7 +191,6 @@ impl Judgement {
     }
 
     /// It holds for part of what it names.
-    #[expect(dead_code, reason = "the claims about processes use it")]
     fn partly(why: impl Into<String>, measured: impl Into<String>) -> Self {
         Self { verdict: Verdict::Partly, measured: measured.into(), why: why.into() }
     }

@@ -221,7 +221,7 @@ pub fn copied(report: &Report) -> Table {
             fate(row.found),
             row.test.clone(),
             row.bytes.map_or_else(|| "-".to_owned(), bytes),
-            row.us.map_or_else(|| "-".to_owned(), |us| time(us.max(0.0))),
+            row.us.map_or_else(|| "-".to_owned(), time),
         ]);
     }
     table
