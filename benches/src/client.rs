@@ -1,4 +1,5 @@
-//! As much of HTTP/1.1 as a client of the daemon needs, over a Unix socket that stays open.
+//! As much of HTTP/1.1 as a client of the daemon needs, or of another VMM, over a Unix socket that
+//! stays open.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -10,16 +11,19 @@ use serde_json::Value;
 use crate::BenchError;
 use crate::stats::microseconds;
 
-/// How long the daemon may take for an answer.
+/// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A client of the daemon, with a connection of its own.
+/// A client of a server, with a connection of its own.
 pub struct Client {
     stream: BufReader<UnixStream>,
-    token: String,
+    /// Whose API it is.
+    server: &'static str,
+    /// What the server is to know it by.
+    token: Option<String>,
 }
 
-/// What the daemon answered.
+/// What the server answered.
 pub struct HttpAnswer {
     /// Its status.
     pub status: u16,
@@ -32,10 +36,15 @@ pub struct HttpAnswer {
 impl Client {
     /// Connects to the daemon that listens at `path`.
     pub fn connect(path: &Path, token: &str) -> std::io::Result<Self> {
+        Ok(Self { token: Some(token.to_owned()), ..Self::of(path, "a daemon")? })
+    }
+
+    /// Connects to the API of `server`, which asks for no token, at `path`.
+    pub fn of(path: &Path, server: &'static str) -> std::io::Result<Self> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_write_timeout(Some(LIMIT))?;
-        Ok(Self { stream: BufReader::new(stream), token: token.to_owned() })
+        Ok(Self { stream: BufReader::new(stream), server, token: None })
     }
 
     /// Asks for `method` of `path` with `body`, and sees to it that it is done.
@@ -45,13 +54,12 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<HttpAnswer, BenchError> {
-        let doing = || format!("{method} {path} of a daemon");
-        let failed = |reason: String| BenchError::Daemon { doing: doing(), reason };
-        let answer =
-            self.exchange(method, path, body).map_err(|error| failed(error.to_string()))?;
-        match answer.status {
-            200..=299 => Ok(answer),
-            status => Err(failed(format!("status {status}: {}", answer.body))),
+        let doing = format!("{method} {path} of {}", self.server);
+        let failed = |reason: String| BenchError::Daemon { doing, reason };
+        match self.exchange(method, path, body) {
+            Ok(answer) if (200..=299).contains(&answer.status) => Ok(answer),
+            Ok(answer) => Err(failed(format!("status {}: {}", answer.status, answer.body))),
+            Err(error) => Err(failed(error.to_string())),
         }
     }
 
@@ -62,10 +70,12 @@ impl Client {
         body: Option<&Value>,
     ) -> std::io::Result<HttpAnswer> {
         let body = body.map(Value::to_string).unwrap_or_default();
+        let token = self.token.as_ref();
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: tine\r\nAuthorization: Bearer {}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: tine\r\n{}\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            self.token,
+            token.unwrap_or_default(),
             body.len()
         );
         let begun = Instant::now();

@@ -48,6 +48,16 @@ pub enum BenchError {
         /// Which of them.
         child: usize,
     },
+    /// Another VMM did not do what was to be measured.
+    #[error("{peer}: {doing} failed: {reason}")]
+    Peer {
+        /// Which.
+        peer: String,
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        reason: String,
+    },
     /// A daemon did not do what was to be measured.
     #[error("{doing}: {reason}")]
     Daemon {

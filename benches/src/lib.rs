@@ -25,6 +25,7 @@ mod measure;
 mod meminfo;
 mod named;
 mod noise;
+mod peers;
 mod plan;
 mod process;
 mod progress;

@@ -55,11 +55,13 @@ pub enum Section {
     ProcessCopied,
     /// Advice for processes that fork.
     ProcessTuning,
+    /// Other VMMs beside tine.
+    Peers,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -80,6 +82,7 @@ impl Section {
         Self::ProcessTimeline,
         Self::ProcessCopied,
         Self::ProcessTuning,
+        Self::Peers,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -105,6 +108,7 @@ impl Section {
             Self::ProcessTimeline => "process_timeline",
             Self::ProcessCopied => "process_copied",
             Self::ProcessTuning => "process_tuning",
+            Self::Peers => "peers",
         }
     }
 
@@ -132,6 +136,7 @@ impl Section {
             Self::ProcessTimeline => (1.0, 15.0),
             Self::ProcessCopied => (1.0, 5.0),
             Self::ProcessTuning => (1.5, 6.0),
+            Self::Peers => (3.0, 45.0),
         }
     }
 
@@ -140,6 +145,7 @@ impl Section {
         match self {
             Self::Spawn
             | Self::Dormant
+            | Self::Peers
             | Self::ProcessSpawn
             | Self::ProcessFaults
             | Self::ProcessTimeline
@@ -323,6 +329,16 @@ impl Plan {
     /// Clones that do their first work.
     pub fn working_sets(&self) -> usize {
         self.choose(5, 31)
+    }
+
+    /// Guests that each VMM restores in each way, and their size, MiB.
+    pub fn restores(&self) -> (usize, u64) {
+        self.choose((3, 64), (40, 256))
+    }
+
+    /// Snapshots that each VMM writes into files in each way, and the size of their guest, MiB.
+    pub fn written_snapshots(&self) -> (usize, u64) {
+        self.choose((1, 64), (3, 1024))
     }
 }
 

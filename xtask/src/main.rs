@@ -6,6 +6,7 @@ mod bench_file;
 mod fuzz;
 mod hold;
 mod kvm;
+mod readme;
 mod run;
 mod test;
 mod vhost;
@@ -20,7 +21,8 @@ cargo xtask fuzz TARGET SECS  fuzz one target of fuzz/ (needs nightly Rust and c
 cargo xtask linux-tests [ARGS] run the tests with Linux guests alone, in the virtual KVM host
 cargo xtask vhost -- CMD      run CMD in a virtual KVM host, where Linux guests run
 cargo xtask kvm               tell which KVM this host has, or why none
-cargo xtask check-bench FILE  check that FILE is what `tine bench --json FILE` promises";
+cargo xtask check-bench FILE  check that FILE is what `tine bench --json FILE` promises
+cargo xtask readme FILE       put the figures of FILE, a whole run's JSON, into the README";
 
 fn main() -> ExitCode {
     match perform() {
@@ -46,6 +48,7 @@ fn perform() -> Result<ExitCode> {
         ["vhost", "--", command @ ..] => vhost::run(command),
         ["hold-kvm"] => hold::run(),
         ["fuzz", target, seconds] => fuzz::run(target, seconds),
+        ["readme", file] => readme::write(file.as_ref()),
         ["check-bench", file] => bench_file::check(file.as_ref()),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

@@ -36,7 +36,8 @@ pub struct Bench {
     /// Go on with the run that was ended, whose figures are in the file of --json
     #[arg(long, requires = "json")]
     resume: bool,
-    /// Measure these sections only, e.g. spawn,live-fork
+    /// Measure these sections only, e.g. spawn,live-fork; peers measures the `firecracker` of PATH, or
+    /// that of $TINE_FIRECRACKER, beside tine
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
     /// Print the JSON schema of the figures, and measure nothing

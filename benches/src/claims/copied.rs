@@ -2,7 +2,7 @@
 
 use tine_abi::layout::PAGE_SIZE;
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::bytes;
@@ -13,13 +13,16 @@ pub fn said() -> Said {
         section: 3,
         title: "What a fork copies and what it shares",
         claim: "Copied: process control block, memory descriptor and VMA list, page tables, descriptor table, signal handlers, credentials, limits. Shared: page frames, open file structures, working directory.",
-        rows: vec![Row::new(
-            Subject::Vm,
-            "a clone's own memory is what it has written",
-            Section::Ledger,
-            private_follows_writes,
-        )],
-        by_hand: &["tine bench --only ledger", "tine memory ID"],
+        rows: both(
+            process::copied::rows(),
+            vec![Row::new(
+                Subject::Vm,
+                "a clone's own memory is what it has written",
+                Section::Ledger,
+                private_follows_writes,
+            )],
+        ),
+        by_hand: &["tine bench --only process-copied,ledger", "tine memory ID"],
     }
 }
 

@@ -169,6 +169,11 @@ impl Row {
     }
 }
 
+/// The rows about processes, of which the text speaks, and then those about machines.
+fn both(processes: Vec<Row>, machines: Vec<Row>) -> Vec<Row> {
+    processes.into_iter().chain(machines).collect()
+}
+
 /// What the figures say of one row.
 struct Judgement {
     verdict: Verdict,

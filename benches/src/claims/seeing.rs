@@ -1,6 +1,6 @@
 //! Seeing it: section 10 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 
@@ -10,12 +10,15 @@ pub fn said() -> Said {
         section: 10,
         title: "Seeing it",
         claim: "Minor and major faults show in `perf stat` and getrusage, and `Private_Dirty` against `Shared` in smaps: what is counted is what was written.",
-        rows: vec![Row::new(
-            Subject::Vm,
-            "every shared page that is written costs one fault, and no other page any",
-            Section::CowFaults,
-            only_written_pages,
-        )],
+        rows: both(
+            process::seeing::rows(),
+            vec![Row::new(
+                Subject::Vm,
+                "every shared page that is written costs one fault, and no other page any",
+                Section::CowFaults,
+                only_written_pages,
+            )],
+        ),
         by_hand: &[
             "perf stat -e page-faults,minor-faults,major-faults -p PID",
             "grep -E \"Rss|Pss|Shared|Private\" /proc/PID/smaps_rollup",

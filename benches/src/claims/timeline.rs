@@ -1,6 +1,6 @@
 //! The fork-exec timeline: section 6 of the source text.
 
-use super::Said;
+use super::{Said, process};
 
 /// What is said.
 pub fn said() -> Said {
@@ -8,7 +8,10 @@ pub fn said() -> Said {
         section: 6,
         title: "The fork-exec timeline",
         claim: "A parent of 500 MB: fork about 100 us, the child writes almost nothing, exec about 10 ms, all shared mappings dropped; an eager fork takes about 110 ms, with a spike of 500 MB.",
-        rows: vec![],
-        by_hand: &["strace -f -r -e trace=clone,clone3,execve,exit_group sh -c true"],
+        rows: process::timeline::rows(),
+        by_hand: &[
+            "tine bench --only process-timeline",
+            "strace -f -r -e trace=clone,clone3,execve,exit_group sh -c true",
+        ],
     }
 }

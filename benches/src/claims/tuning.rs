@@ -1,6 +1,6 @@
 //! Tuning for copy-on-write: section 9 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::times;
@@ -11,33 +11,38 @@ pub fn said() -> Said {
         section: 9,
         title: "Tuning for copy-on-write",
         claim: "Put hot data together; use huge pages for large data that is mostly read; copy hot pages before the fork.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "writes that lie together cost less than scattered ones",
-                Section::CowFaults,
-                clustering,
-            ),
-            Row::new(
-                Subject::Vm,
-                "copying scattered hot pages ahead makes their first writes cheaper",
-                Section::HotSet,
-                |report| copying_ahead(report, false),
-            ),
-            Row::new(
-                Subject::Vm,
-                "copying hot pages that lie together ahead makes them cheaper",
-                Section::HotSet,
-                |report| copying_ahead(report, true),
-            ),
-            Row::new(
-                Subject::Vm,
-                "a hot set makes the first work of a clone cheaper",
-                Section::WorkingSet,
-                hot_set_helps,
-            ),
+        rows: both(
+            process::tuning::rows(),
+            vec![
+                Row::new(
+                    Subject::Vm,
+                    "writes that lie together cost less than scattered ones",
+                    Section::CowFaults,
+                    clustering,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "copying scattered hot pages ahead makes their first writes cheaper",
+                    Section::HotSet,
+                    |report| copying_ahead(report, false),
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "copying hot pages that lie together ahead makes them cheaper",
+                    Section::HotSet,
+                    |report| copying_ahead(report, true),
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "a hot set makes the first work of a clone cheaper",
+                    Section::WorkingSet,
+                    hot_set_helps,
+                ),
+            ],
+        ),
+        by_hand: &[
+            "tine bench --only process-tuning,process-faults,cow-faults,hot-set,working-set",
         ],
-        by_hand: &["tine bench --only cow-faults,hot-set,working-set"],
     }
 }
 

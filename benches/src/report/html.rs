@@ -119,6 +119,7 @@ fn heading(section: Section) -> &'static str {
         Section::ProcessTimeline => "A process that forks to execute",
         Section::ProcessCopied => "What a fork of a process copies",
         Section::ProcessTuning => "Advice for processes that fork",
+        Section::Peers => "Other VMMs",
     }
 }
 

@@ -5,6 +5,8 @@ pub mod cell_tables;
 pub mod csv;
 pub mod html;
 mod lines;
+pub mod markdown;
+mod peer_tables;
 mod plots;
 mod process_tables;
 pub mod schema;
@@ -24,6 +26,7 @@ use crate::host::HostFacts;
 use crate::measure::Measure;
 use crate::named::Named;
 use crate::noise::Noise;
+use crate::peers::PeerFigures;
 use crate::plan::{Plan, PlanFacts};
 use crate::sections::cells::CellsFigures;
 use crate::sections::confinement::ConfinementFigures;
@@ -119,6 +122,8 @@ pub struct Report {
     pub process_copied: Vec<ProcessCopied>,
     /// Advice for processes that fork, followed and not.
     pub process_tuning: Vec<ProcessTuning>,
+    /// Other VMMs beside tine.
+    pub peers: Option<PeerFigures>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -171,6 +176,7 @@ impl Report {
             process_timeline: vec![],
             process_copied: vec![],
             process_tuning: vec![],
+            peers: None,
             skipped: vec![],
             seconds: 0.0,
         }

@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::cell_tables as cells;
+use super::peer_tables as peers;
 use super::process_tables as process;
 use super::units::{bytes, percent, short, time, times};
 use crate::named::Named;
@@ -62,6 +63,10 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::ProcessTimeline => vec![process::timeline(report)],
         Section::ProcessCopied => vec![process::copied(report)],
         Section::ProcessTuning => vec![process::tuning(report)],
+        Section::Peers => {
+            let both = |figures| [peers::peers(figures), peers::compared(figures)];
+            report.peers.iter().flat_map(both).collect()
+        }
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

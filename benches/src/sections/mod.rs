@@ -27,6 +27,7 @@ use tine_vmm::{Ladder, MemoryMode};
 use crate::BenchError;
 use crate::bench::Bench;
 use crate::named::Named;
+use crate::peers;
 use crate::plan::Section;
 use crate::report::Report;
 use crate::stats::{median, microseconds};
@@ -57,6 +58,7 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::ProcessTimeline => report.process_timeline = process::timeline::run(bench)?,
         Section::ProcessCopied => report.process_copied = process::copied::run(bench)?,
         Section::ProcessTuning => report.process_tuning = process::tuning::run(bench)?,
+        Section::Peers => report.peers = Some(peers::run(bench)?),
     }
     Ok(())
 }

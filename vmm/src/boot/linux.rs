@@ -3,7 +3,7 @@
 //! starts at the kernel's entry in long mode. The others wait until the kernel wakes them.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_segment};
@@ -25,6 +25,8 @@ use crate::memory::layout::LOW_RAM_END;
 
 /// Smallest RAM of a Linux guest, bytes: what kernel and initramfs need to unpack.
 pub const MIN_RAM: u64 = 96 << 20;
+/// Smallest RAM of a guest that is entered as a kernel is but is none, bytes.
+pub const MIN_BARE_RAM: u64 = 4 << 20;
 /// Largest RAM, bytes.
 pub const MAX_RAM: u64 = 256 << 30;
 /// Most vCPUs: their ids must fit into 8 bits, of which one value means all.
@@ -90,6 +92,18 @@ pub fn check(ram_bytes: u64, vcpus: u8) -> Result<(), BootError> {
     Ok(())
 }
 
+/// Checks that a guest without a kernel can have this shape.
+pub fn check_bare(ram_bytes: u64, vcpus: u8) -> Result<(), BootError> {
+    let page = crate::memory::PAGE_SIZE as u64;
+    if !(MIN_BARE_RAM..=MAX_RAM).contains(&ram_bytes) || !ram_bytes.is_multiple_of(page) {
+        return Err(BootError::LinuxRam { bytes: ram_bytes, min: MIN_BARE_RAM, max: MAX_RAM });
+    }
+    match vcpus {
+        1 => Ok(()),
+        _ => Err(BootError::LinuxVcpus { vcpus, max: 1 }),
+    }
+}
+
 /// Puts `kernel` into memory, with tables that describe `hardware`. Returns the state that
 /// the first vCPU starts from.
 pub fn load(
@@ -115,6 +129,29 @@ pub fn load(
     params.hdr.cmd_line_ptr = COMMAND_LINE_PLACE as u32;
     params.hdr.cmdline_size = load_command_line(memory, &kernel.command_line)?;
     params.acpi_rsdp_addr = acpi::write(memory, hardware)?;
+    enter_at(entry, memory, layout, params)
+}
+
+/// Puts `program`, an ELF file that is entered as a kernel is but needs nothing of what a kernel
+/// is given beside the memory map, into memory. Returns the state that the vCPU starts from.
+pub fn load_bare(
+    memory: &GuestMemoryMmap,
+    layout: &RamLayout,
+    program: &[u8],
+) -> Result<Start, BootError> {
+    let high = Some(GuestAddress(HIGH_START));
+    let loaded =
+        Elf::load(memory, None, &mut Cursor::new(program), high).map_err(BootError::Load)?;
+    enter_at(loaded.kernel_load.0, memory, layout, boot_params::default())
+}
+
+/// Puts the boot parameters and what a kernel is entered with into memory.
+fn enter_at(
+    entry: u64,
+    memory: &GuestMemoryMmap,
+    layout: &RamLayout,
+    mut params: boot_params,
+) -> Result<Start, BootError> {
     map_memory(&mut params, layout);
     let parameters = BootParams::new(&params, GuestAddress(BOOT_PARAMS));
     LinuxBootConfigurator::write_bootparams(&parameters, memory).map_err(BootError::Parameters)?;

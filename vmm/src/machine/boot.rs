@@ -1,4 +1,4 @@
-//! Machines from nothing: the embedded workload, and Linux.
+//! Machines from nothing: the embedded workload, a bare program, and Linux.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +50,37 @@ impl Machine {
         let parts = MachineParts { shell, ram, board, gate, origin: None, tsc_khz };
         let machine = parts.start(host, ladder, requested)?;
         machine.settle(BOOT_LIMIT)?;
+        Ok(machine)
+    }
+
+    /// Boots `program`, an ELF file that is entered as the 64-bit boot protocol of Linux says,
+    /// with one vCPU, RAM from address zero and a console, and waits until it has done something
+    /// that the VMM sees. It is given no commands; everything else can be done to it.
+    pub fn boot_bare(
+        host: &Arc<KvmHost>,
+        config: &MachineConfig,
+        program: &[u8],
+        console: ConsoleSink,
+    ) -> Result<Self, MachineError> {
+        let requested = Instant::now();
+        let MachineConfig { ram_bytes, vcpus, image } = *config;
+        linux::check_bare(ram_bytes, vcpus)?;
+        let mut ladder = Ladder { strategy: "boot".into(), ..Ladder::default() };
+        let image = MemoryImage::create(ram_bytes, image)?;
+        let layout = RamLayout::pc(ram_bytes);
+        let ram = timed(&mut ladder.map, || GuestRam::boot(image, layout))?;
+        let shell = shell_for(host, &ram, vcpus, false, &mut ladder)?;
+
+        let begun = Instant::now();
+        let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
+        linux::load_bare(ram.memory(), ram.layout(), program)?.set(&shell.vcpus[0])?;
+        let board = Board::embedded(&shell.vm, console);
+        ladder.restore = begun.elapsed();
+
+        let gate = Gate::new([false]);
+        let parts = MachineParts { shell, ram, board, gate, origin: None, tsc_khz };
+        let machine = parts.start(host, ladder, requested)?;
+        machine.wait_first_instruction(BOOT_LIMIT)?;
         Ok(machine)
     }
 

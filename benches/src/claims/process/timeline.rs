@@ -18,11 +18,12 @@ pub fn rows() -> Vec<Row> {
     vec![
         row("a fork of 500 MB takes 100 us", |report| {
             let call = step(report, Way::Fork, 0)?;
-            of_that_size(call, |call| {
-                Judgement::within_twice(call.us, 100.0, time(call.us))
-            })
+            of_that_size(call, |call| Judgement::within_twice(call.us, 100.0, time(call.us)))
         }),
-        row("the child writes almost nothing: what is its own is a hundredth of the parent", writes_little),
+        row(
+            "the child writes almost nothing: what is its own is a hundredth of the parent",
+            writes_little,
+        ),
         row("exec takes 10 ms", |report| {
             let (written, runs) = (step(report, Way::Fork, 2)?, step(report, Way::Fork, 3)?);
             let us = runs.us - written.us;
@@ -87,7 +88,11 @@ fn eager_time(report: &Report) -> Option<Judgement> {
         Judgement::within_twice(
             best,
             110_000.0,
-            format!("{} by process_vm_writev, {} by the kernel", time(eager.us), time(populated.us)),
+            format!(
+                "{} by process_vm_writev, {} by the kernel",
+                time(eager.us),
+                time(populated.us)
+            ),
         )
     })
 }

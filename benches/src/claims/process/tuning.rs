@@ -65,8 +65,8 @@ fn helps(report: &Report, what: &str) -> Option<Judgement> {
 fn copies_two_megabytes(report: &Report, backing: Backing) -> Option<Judgement> {
     let figures = report.process_faults.as_ref()?;
     let row = figures.after_fork(backing, Order::Scattered, 0.01)?;
-    // So few and so far apart that hardly two of them are in one huge page would be better; as
-    // many as there are huge pages make all of the region private.
+    // Several of the pages are in one huge page: what is copied is told by the fault, not by the
+    // page.
     let each = row.after.private_dirty_bytes as f64 / row.minor_faults;
     Some(Judgement::within_twice(
         each,

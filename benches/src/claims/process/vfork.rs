@@ -43,9 +43,8 @@ fn vfork_time(report: &Report) -> Option<Judgement> {
 
 fn fork_times(report: &Report) -> Option<Judgement> {
     let figures = report.process_spawn.as_ref()?;
-    let found = FORKS.into_iter().filter_map(|(mib, claimed)| {
-        Some((figures.of(Way::Fork, mib)?, claimed))
-    });
+    let found =
+        FORKS.into_iter().filter_map(|(mib, claimed)| Some((figures.of(Way::Fork, mib)?, claimed)));
     let found: Vec<_> = found.collect();
     let words: Vec<String> = found
         .iter()
