@@ -1,6 +1,6 @@
 //! Seeing it: section 10, for processes.
 
-use tine_forkbench::rows::{Backing, Order, Way};
+use tine_forkbench::rows::{Backing, Way};
 
 use crate::claims::{Judgement, Row, Subject};
 use crate::plan::Section;
@@ -26,7 +26,7 @@ pub fn rows() -> Vec<Row> {
     ]
 }
 
-/// All writes of a tenth or more after a fork, of pages of 4 KiB.
+/// All writes to pages of 4 KiB after a fork.
 fn written(report: &Report) -> Option<Vec<&ProcessFaultRow>> {
     let rows: Vec<_> = report
         .process_faults
@@ -59,10 +59,9 @@ fn smaps(report: &Report) -> Option<Judgement> {
             && row.before.shared_bytes == row.after.shared_bytes + bytes
     };
     let agreeing = rows.iter().filter(agrees).count();
-    let scattered = rows.iter().filter(|row| row.order == Order::Scattered).count();
     Some(Judgement::when(
         agreeing == rows.len(),
         "to the page, in every row",
-        format!("in {agreeing} of {} rows to the page, {scattered} of them scattered", rows.len()),
+        format!("in {agreeing} of {} rows to the page", rows.len()),
     ))
 }

@@ -39,7 +39,7 @@ pub struct ProcessCopied {
 /// Measures.
 pub fn run(bench: &mut Bench) -> Result<Vec<ProcessCopied>, BenchError> {
     let forkbench = Forkbench::new(&bench.interrupt)?;
-    let (rounds, children) = bench.plan.choose((50, 100), (1000, 400));
+    let (rounds, children) = bench.plan.choose((200, 200), (1000, 400));
     bench.progress.steps(1);
     let line = format!("copied --rounds {rounds} --children {children}");
     let rows = rows(bench, &forkbench, SECTION, &line)?;
