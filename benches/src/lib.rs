@@ -29,6 +29,7 @@ mod peers;
 mod plan;
 mod process;
 mod progress;
+mod render;
 mod report;
 mod rig;
 mod run;
@@ -39,6 +40,7 @@ use std::path::PathBuf;
 
 pub use compare::{Comparison, compare};
 pub use error::BenchError;
+pub use render::render;
 pub use report::schema::schema;
 pub use run::{End, run};
 

@@ -139,7 +139,7 @@ fn check_writable(path: &Path) -> Result<(), BenchError> {
 }
 
 /// Writes all of a file or nothing of it: a reader never finds half a report.
-fn write(path: &Path, text: &str) -> Result<(), BenchError> {
+pub fn write(path: &Path, text: &str) -> Result<(), BenchError> {
     if path == Path::new("-") {
         return std::io::stdout().write_all(text.as_bytes()).map_err(BenchError::Print);
     }

@@ -54,13 +54,31 @@ enum BenchCommand {
         /// The figures of the run after it
         after: PathBuf,
     },
+    /// Write the page or the lines of a run that was measured before, and measure nothing; the
+    /// verdicts are made anew of its figures
+    #[command(group = clap::ArgGroup::new("files").required(true).multiple(true))]
+    Render {
+        /// The figures, from --json
+        report: PathBuf,
+        /// Write a report with plots to this file
+        #[arg(long, value_name = "FILE", group = "files")]
+        html: Option<PathBuf>,
+        /// Write every measure, a line each, to this file
+        #[arg(long, value_name = "FILE", group = "files")]
+        csv: Option<PathBuf>,
+    },
 }
 
 impl Bench {
     /// Measures; a step that fails fails it all.
     pub fn run(self) -> Result<ExitCode> {
-        if let Some(BenchCommand::Compare { before, after }) = self.command {
-            return Ok(compare(&before, &after));
+        match self.command {
+            Some(BenchCommand::Compare { before, after }) => return Ok(compare(&before, &after)),
+            Some(BenchCommand::Render { report, html, csv }) => {
+                tine_bench::render(&report, html.as_deref(), csv.as_deref())?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            None => {}
         }
         if self.schema {
             print!("{}", tine_bench::schema()?);

@@ -45,10 +45,7 @@ pub fn said() -> Said {
                 one_pause,
             ),
         ],
-        by_hand: &[
-            "tine bench --only live-fork,fanout",
-            "redis-cli BGSAVE; redis-cli INFO persistence",
-        ],
+        by_hand: &["tine bench --only live-fork,fanout"],
     }
 }
 

@@ -22,7 +22,7 @@ pub fn said() -> Said {
                 private_follows_writes,
             )],
         ),
-        by_hand: &["tine bench --only process-copied,ledger", "tine memory ID"],
+        by_hand: &["tine bench --only process-copied,ledger", "tine memory ID   # of a sandbox"],
     }
 }
 

@@ -41,10 +41,7 @@ pub fn said() -> Said {
                 ),
             ],
         ),
-        by_hand: &[
-            "tine bench --only process-spawn,spawn,ledger",
-            "grep -E \"VmPTE|VmRSS\" /proc/PID/status",
-        ],
+        by_hand: &["tine bench --only process-spawn,spawn,ledger"],
     }
 }
 

@@ -29,10 +29,7 @@ pub fn said() -> Said {
                 ),
             ],
         ),
-        by_hand: &[
-            "tine bench --only process-spawn,process-timeline,spawn",
-            "perf bench mem memcpy --size 1GB --nr_loops 5",
-        ],
+        by_hand: &["tine bench --only process-spawn,process-timeline,spawn"],
     }
 }
 

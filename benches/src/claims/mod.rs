@@ -6,11 +6,13 @@
 //! which there are no figures says why.
 
 mod bgsave;
+mod by_hand;
 mod copied;
 mod cow_fork;
 mod eager;
 mod faults;
 mod page_tables;
+mod place;
 mod pressure;
 mod process;
 mod promises;
@@ -18,6 +20,8 @@ mod seeing;
 mod timeline;
 mod tuning;
 mod vfork;
+
+pub use place::{sections_beyond, sections_of, shown_elsewhere};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,6 +52,16 @@ impl Verdict {
             Self::Contradicted => "contradicted",
             Self::NotMeasured => "not measured",
         }
+    }
+
+    /// Of so many rows.
+    pub fn of_so_many(self, count: usize) -> String {
+        let words = match (self, count) {
+            (Self::Holds, 2..) => "hold",
+            (Self::Partly, 2..) => "hold in part",
+            _ => self.words(),
+        };
+        format!("{count} {words}")
     }
 
     /// Of a claim that is made of others.
@@ -125,6 +139,7 @@ struct Said {
     title: &'static str,
     claim: &'static str,
     rows: Vec<Row>,
+    /// Lines with tine; what shows the same without is in `by_hand`.
     by_hand: &'static [&'static str],
 }
 
@@ -257,7 +272,7 @@ fn judge(said: &Said, report: &Report) -> Claim {
         verdict: Verdict::of(&verdicts),
         why: why(&rows),
         rows,
-        by_hand: said.by_hand.iter().map(|&line| line.to_owned()).collect(),
+        by_hand: by_hand::lines(said.section, said.by_hand),
     }
 }
 
@@ -274,9 +289,10 @@ fn why(rows: &[ClaimRow]) -> String {
     let counts = verdicts.into_iter().map(|verdict| (verdict, count(verdict)));
     let counts: Vec<String> = counts
         .filter(|&(_, count)| count > 0)
-        .map(|(verdict, count)| format!("{count} {}", verdict.words()))
+        .map(|(verdict, count)| verdict.of_so_many(count))
         .collect();
-    let mut why = format!("of {} rows: {}", rows.len(), counts.join(", "));
+    let parts = if rows.len() == 1 { "part" } else { "parts" };
+    let mut why = format!("of {} {parts}: {}", rows.len(), counts.join(", "));
     for row in rows.iter().filter(|row| row.verdict == Verdict::Contradicted) {
         why.push_str(&format!(". Contradicted ({}): {}", row.subject.words(), row.claim));
     }

@@ -20,8 +20,8 @@ pub fn said() -> Said {
             )],
         ),
         by_hand: &[
-            "perf stat -e page-faults,minor-faults,major-faults -p PID",
-            "grep -E \"Rss|Pss|Shared|Private\" /proc/PID/smaps_rollup",
+            "tine bench --only process-faults,cow-faults",
+            "cat /sys/kernel/debug/kvm/pf_taken   # faults that KVM took, of all guests",
         ],
     }
 }

@@ -9,9 +9,6 @@ pub fn said() -> Said {
         title: "The fork-exec timeline",
         claim: "A parent of 500 MB: fork about 100 us, the child writes almost nothing, exec about 10 ms, all shared mappings dropped; an eager fork takes about 110 ms, with a spike of 500 MB.",
         rows: process::timeline::rows(),
-        by_hand: &[
-            "tine bench --only process-timeline",
-            "strace -f -r -e trace=clone,clone3,execve,exit_group sh -c true",
-        ],
+        by_hand: &["tine bench --only process-timeline"],
     }
 }

@@ -1,14 +1,13 @@
 //! Bars that lie on their sides, made of parts.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::lines::{COLORS, INK};
+use super::legend::{self, AT_LEFT, AT_RIGHT, Entry, Sign};
+use super::theme::{GRID, INK, PAPER, color, figure};
 use crate::BenchError;
 
 const WIDTH: u32 = 860;
-const BAR: u32 = 46;
-const GRID: RGBColor = RGBColor(225, 228, 232);
+const BAR: u32 = 40;
 
 /// A plot of bars.
 pub struct BarPlot {
@@ -36,29 +35,24 @@ impl BarPlot {
             title: self.title.to_owned(),
             reason: error.to_string(),
         })?;
-        Ok(Some(svg))
+        Ok(Some(figure(self.title, &svg)))
     }
 
     fn draw(&self, svg: &mut String, longest: f64) -> Result<(), Box<dyn std::error::Error>> {
         let count = self.bars.len();
-        // The title stands there too.
-        let head = if self.legend { 58 } else { 28 };
-        let size = (WIDTH, BAR * count as u32 + 110 + head);
+        let names = self.names();
+        let head = legend::height(&names);
+        let size = (WIDTH, BAR * count as u32 + 90 + head as u32);
         let root = SVGBackend::with_string(svg, size).into_drawing_area();
-        root.fill(&WHITE)?;
-        let font = ("sans-serif", 16).into_font().color(&INK);
-        if self.legend {
-            self.draw_legend(&root, &font)?;
-        }
+        legend::draw(&root, &names)?;
+        let font = legend::font();
         let mut chart = ChartBuilder::on(&root)
             .margin(14)
             .margin_top(14 + head)
             .margin_right(28)
             .x_label_area_size(48)
-            .y_label_area_size(120)
+            .y_label_area_size(self.names_width())
             .build_cartesian_2d(0.0..longest * 1.14, 0.0..count as f64)?;
-        let title = ("sans-serif", 20).into_font().color(&INK).pos(ABOVE);
-        root.draw(&Text::new(self.title, (WIDTH as i32 / 2, 10), title))?;
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -78,9 +72,11 @@ impl BarPlot {
             let mut from = 0.0;
             for (index, (_, part)) in parts.iter().enumerate() {
                 let to = from + part.max(0.0);
-                let color = if self.legend { COLORS[index % COLORS.len()] } else { COLORS[0] };
+                let color = if self.legend { color(index) } else { color(0) };
                 let corners = [(from, bottom + 0.2), (to, bottom + 0.8)];
                 chart.draw_series([Rectangle::new(corners, color.filled())])?;
+                // So that neighbours are told apart without their colours.
+                chart.draw_series([Rectangle::new(corners, PAPER.stroke_width(1))])?;
                 from = to;
             }
             let (x, y) = chart.backend_coord(&(0.0, bottom + 0.5));
@@ -92,36 +88,27 @@ impl BarPlot {
         Ok(())
     }
 
-    /// The parts that any bar has, by colour.
-    fn draw_legend(
-        &self,
-        root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-        font: &TextStyle<'_>,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        const COLUMNS: usize = 5;
-        const STEP: i32 = 150;
-        let mut shown = 0;
-        let names = self.bars.first().map_or(&[][..], |bar| &bar.1);
-        for (index, (name, _)) in names.iter().enumerate() {
-            let used =
-                |bar: &(String, Vec<(String, f64)>)| bar.1.get(index).is_some_and(|p| p.1 > 0.0);
-            if !self.bars.iter().any(used) {
-                continue;
-            }
-            let (column, line) = (shown % COLUMNS, shown / COLUMNS);
-            let (x, y) = (90 + STEP * column as i32, 44 + 22 * line as i32);
-            let color = COLORS[index % COLORS.len()];
-            root.draw(&Rectangle::new([(x, y - 6), (x + 14, y + 6)], color.filled()))?;
-            root.draw(&Text::new(name.clone(), (x + 20, y), font.clone().pos(AT_LEFT)))?;
-            shown += 1;
-        }
-        Ok(())
+    /// How wide the names of the bars are, pixels.
+    fn names_width(&self) -> u32 {
+        let longest = self.bars.iter().map(|bar| bar.0.chars().count()).max();
+        (longest.unwrap_or_default() as u32 * 8 + 16).max(110)
+    }
+
+    /// The parts that any bar has, for the legend.
+    fn names(&self) -> Vec<Entry> {
+        let names = self.bars.first().filter(|_| self.legend).map_or(&[][..], |bar| &bar.1);
+        let used = |index: usize| {
+            self.bars.iter().any(|bar| bar.1.get(index).is_some_and(|part| part.1 > 0.0))
+        };
+        let names = names.iter().enumerate().filter(|(index, _)| used(*index));
+        let entry = |(index, (name, _)): (usize, &(String, f64))| Entry {
+            name: name.clone(),
+            color: color(index),
+            sign: Sign::Box,
+        };
+        names.map(entry).collect()
     }
 }
-
-const AT_LEFT: Pos = Pos { h_pos: HPos::Left, v_pos: VPos::Center };
-const AT_RIGHT: Pos = Pos { h_pos: HPos::Right, v_pos: VPos::Center };
-const ABOVE: Pos = Pos { h_pos: HPos::Center, v_pos: VPos::Top };
 
 fn length(parts: &[(String, f64)]) -> f64 {
     parts.iter().map(|part| part.1.max(0.0)).sum()

@@ -3,27 +3,13 @@
 //! The axes are linear in the logarithm, so that ticks fall on powers and nowhere else.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::legend::{self, Entry, Sign};
+use super::theme::{GRID, INK, PAPER, color, figure};
 use crate::BenchError;
 
-/// Sizes of a plot, pixels.
-const SIZE: (u32, u32) = (860, 430);
-/// Blue, vermilion, green, orange, purple, sky: told apart by people who do not see all
-/// colours (Okabe and Ito).
-pub const COLORS: [RGBColor; 9] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(230, 159, 0),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 120, 120),
-    RGBColor(170, 140, 60),
-    RGBColor(60, 60, 140),
-];
-pub const INK: RGBColor = RGBColor(40, 44, 52);
-const GRID: RGBColor = RGBColor(225, 228, 232);
+/// Width of a plot, and its height without the legend, pixels.
+const SIZE: (u32, u32) = (860, 390);
 
 /// A logarithmic axis.
 pub struct Axis {
@@ -71,7 +57,7 @@ pub struct LinePlot {
     pub y: Axis,
     /// The lines.
     pub lines: Vec<Line>,
-    /// Points with a word to them.
+    /// Points with a ring around them, and what the legend says of each.
     pub marks: Vec<(f64, f64, String)>,
 }
 
@@ -88,7 +74,7 @@ impl LinePlot {
             title: self.title.to_owned(),
             reason: error.to_string(),
         })?;
-        Ok(Some(svg))
+        Ok(Some(figure(self.title, &svg)))
     }
 
     fn places(&self, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
@@ -102,16 +88,18 @@ impl LinePlot {
         xs: (f64, f64),
         ys: (f64, f64),
     ) -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-        root.fill(&WHITE)?;
+        let names = self.names();
+        let head = legend::height(&names);
+        let root = SVGBackend::with_string(svg, (SIZE.0, SIZE.1 + head as u32)).into_drawing_area();
+        legend::draw(&root, &names)?;
         let mut chart = ChartBuilder::on(&root)
             .margin(14)
+            .margin_top(14 + head)
             .margin_right(28)
-            .caption(self.title, ("sans-serif", 20).into_font().color(&INK))
             .x_label_area_size(48)
             .y_label_area_size(86)
             .build_cartesian_2d(xs.0..xs.1, ys.0..ys.1)?;
-        let font = ("sans-serif", 16).into_font().color(&INK);
+        let font = legend::font();
         chart
             .configure_mesh()
             .x_labels(whole_numbers(xs))
@@ -127,46 +115,38 @@ impl LinePlot {
             .y_label_formatter(&|place| self.y.tick_text(*place))
             .draw()?;
         for line in &self.lines {
-            let color = COLORS[line.color % COLORS.len()];
+            let color = color(line.color);
             let places = self.places(&line.points);
-            let inside = if line.open { WHITE } else { color };
-            chart
-                .draw_series(LineSeries::new(places.clone(), color.stroke_width(2)))?
-                .label(line.name)
-                .legend(move |(x, y)| {
-                    EmptyElement::at((x, y))
-                        + PathElement::new([(0, 0), (22, 0)], color.stroke_width(2))
-                        + Circle::new((11, 0), 4, inside.filled())
-                        + Circle::new((11, 0), 4, color.stroke_width(2))
-                });
+            let inside = if line.open { PAPER } else { color };
+            chart.draw_series(LineSeries::new(places.clone(), color.stroke_width(2)))?;
             chart
                 .draw_series(places.iter().map(|&place| Circle::new(place, 4, inside.filled())))?;
             chart.draw_series(
                 places.iter().map(|&place| Circle::new(place, 4, color.stroke_width(2))),
             )?;
         }
-        // Words of neighbours go to opposite sides.
-        let sides = [
-            (Pos::new(HPos::Left, VPos::Top), (8, 10)),
-            (Pos::new(HPos::Right, VPos::Bottom), (-8, -12)),
-        ];
-        for ((x, y, word), (anchor, offset)) in self.marks.iter().zip(sides.into_iter().cycle()) {
+        for (x, y, _) in &self.marks {
             let place = (self.x.at(*x), self.y.at(*y));
-            chart.draw_series([EmptyElement::at(place)
-                + Circle::new((0, 0), 7, INK.stroke_width(2))
-                + Text::new(word.clone(), offset, font.clone().pos(anchor))])?;
+            chart.draw_series([Circle::new(place, 7, INK.stroke_width(2))])?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .margin(12)
-            .legend_area_size(30)
-            .label_font(font)
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID)
-            .draw()?;
         root.present()?;
         Ok(())
+    }
+
+    /// The lines that have points, and the marks, for the legend.
+    fn names(&self) -> Vec<Entry> {
+        let drawn = self.lines.iter().filter(|line| !self.places(&line.points).is_empty());
+        let entry = |line: &Line| Entry {
+            name: line.name.to_owned(),
+            color: color(line.color),
+            sign: if line.open { Sign::Open } else { Sign::Filled },
+        };
+        let mark = |mark: &(f64, f64, String)| Entry {
+            name: mark.2.clone(),
+            color: INK,
+            sign: Sign::Ring,
+        };
+        drawn.map(entry).chain(self.marks.iter().map(mark)).collect()
     }
 }
 
@@ -184,9 +164,9 @@ fn widen((low, high): (f64, f64), part: f64) -> (f64, f64) {
     (low - margin, high + margin)
 }
 
-/// Out to the next half powers, with room for the legend above.
+/// Out to the next powers.
 fn round_out((low, high): (f64, f64)) -> (f64, f64) {
-    ((low - 0.15).floor(), high.ceil() + 0.6)
+    ((low - 0.05).floor(), (high + 0.05).ceil())
 }
 
 /// How many whole numbers lie between.
@@ -200,12 +180,12 @@ mod tests {
 
     fn plot(points: Vec<(f64, f64)>) -> LinePlot {
         let axis = |name| Axis { name, base: 10.0, tick: |value| format!("{value} u") };
-        let line = Line { name: "a line", color: 0, open: false, points };
+        let line = |name, points| Line { name, color: 0, open: false, points };
         LinePlot {
             title: "A plot",
             x: axis("across"),
             y: axis("up"),
-            lines: vec![line],
+            lines: vec![line("a line", points), line("no line", vec![])],
             marks: vec![(10.0, 10.0, "here".to_owned())],
         }
     }
@@ -216,8 +196,7 @@ mod tests {
         for word in ["A plot", "across", "up", "a line", "here", "100 u", "1000 u"] {
             assert!(svg.contains(word), "{word} is missing");
         }
-        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        assert!(!svg.contains("NaN"));
+        assert!(!svg.contains("NaN") && !svg.contains("no line"));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 mod bars;
 pub mod cell_tables;
 pub mod csv;
+mod dots;
 pub mod html;
+mod legend;
 mod lines;
 pub mod markdown;
 mod peer_tables;
@@ -12,7 +14,9 @@ mod process_tables;
 pub mod schema;
 pub mod tables;
 pub mod text;
+mod theme;
 pub mod units;
+mod vm_plots;
 
 use std::fs;
 use std::path::Path;

@@ -4,6 +4,7 @@ use super::Report;
 use super::bars::BarPlot;
 use super::lines::{Axis, Line, LinePlot};
 use super::units::{bytes, percent, short};
+use super::vm_plots;
 use crate::BenchError;
 use crate::plan::Section;
 use crate::sections::live_fork::LiveForkRow;
@@ -15,19 +16,28 @@ pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> 
         Section::LiveFork => vec![live_fork(report).svg()?],
         Section::CowFaults => vec![cow_faults(report).svg()?],
         Section::Density => vec![density(report).svg()?],
+        Section::ReadFaults => vec![vm_plots::read_faults(report).svg()?],
+        Section::HotSet => vec![vm_plots::hot_set(report).svg()?],
+        Section::Ledger => vec![vm_plots::ledger(report).svg()?],
+        Section::Reset => vec![vm_plots::reset(report).svg()?],
+        Section::Dormant => vec![vm_plots::dormant(report).svg()?],
+        Section::Cells => vec![vm_plots::cells(report).svg()?],
+        Section::WorkingSet => vec![vm_plots::working_set(report).svg()?],
         _ => vec![],
     };
     Ok(plots.into_iter().flatten().collect())
 }
 
-const TIME: fn(f64) -> String = |us| match us {
+/// Writes a time at a tick.
+pub const TIME: fn(f64) -> String = |us| match us {
     0.0 => "0".to_owned(),
     us if us < 1e3 => format!("{} us", short(us)),
     us if us < 1e6 => format!("{} ms", short(us / 1e3)),
     us => format!("{} s", short(us / 1e6)),
 };
 
-fn time_axis(name: &'static str) -> Axis {
+/// An axis of times.
+pub fn time_axis(name: &'static str) -> Axis {
     Axis { name, base: 10.0, tick: TIME }
 }
 
@@ -73,7 +83,7 @@ fn cow_faults(report: &Report) -> LinePlot {
         Line { name, color, open, points }
     };
     let marks = report.crossover.iter().filter_map(|row| {
-        let word = format!("{}: {}", row.pattern, percent(row.fraction?));
+        let word = format!("crossover, {}: {}", row.pattern, percent(row.fraction?));
         Some((row.fraction?, row.total_us?, word))
     });
     LinePlot {

@@ -3,7 +3,7 @@
 use tine_forkbench::rows::{Backing, Density, Way};
 
 use super::{SIZES_MIB, why_no_children, words};
-use crate::claims::{Judgement, Row, Subject};
+use crate::claims::{Judgement, Row, Subject, Test};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time, times};
@@ -15,9 +15,8 @@ const CLAIMED_US: [f64; 5] = [100.0, 100.0, 200.0, 500.0, 2_000.0];
 const CLAIMED_MB: [f64; 5] = [0.1, 1.0, 8.0, 80.0, 800.0];
 
 pub fn rows() -> Vec<Row> {
-    let row = |claim: String, test: Box<dyn Fn(&Report) -> Option<Judgement>>| {
-        Row::new(Subject::Process, claim, Section::ProcessSpawn, test)
-    };
+    let row =
+        |claim: String, test: Test| Row::new(Subject::Process, claim, Section::ProcessSpawn, test);
     let mut rows = Vec::new();
     for (mib, us) in SIZES_MIB.into_iter().zip(CLAIMED_US) {
         rows.push(row(
