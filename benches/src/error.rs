@@ -75,6 +75,14 @@ pub enum BenchError {
         /// Why it failed.
         reason: String,
     },
+    /// The program that measures processes failed.
+    #[error("{command}: {reason}")]
+    Forkbench {
+        /// How it was called.
+        command: String,
+        /// What it said, or how it ended.
+        reason: String,
+    },
     /// A clone was made but not seen to run, so there is nothing to report.
     #[error("{doing}: no first instruction was seen within {seconds} s")]
     NoFirstInstruction {

@@ -34,4 +34,10 @@ impl Interrupt {
     pub fn asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Asks for it, as a signal does.
+    #[cfg(test)]
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

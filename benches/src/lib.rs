@@ -29,6 +29,7 @@ mod named;
 mod noise;
 mod peers;
 mod plan;
+mod process;
 mod progress;
 mod render;
 mod report;

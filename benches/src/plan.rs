@@ -53,13 +53,23 @@ pub enum Section {
     VmTimeline,
     /// What an image is made of.
     Backing,
+    /// Children of processes, in every way, and their page tables.
+    ProcessSpawn,
+    /// Writes of processes after a fork, and from which part on an eager copy is cheaper.
+    ProcessFaults,
+    /// A child of a process that executes another program.
+    ProcessTimeline,
+    /// What a fork of a process copies.
+    ProcessCopied,
+    /// Advice for processes that fork.
+    ProcessTuning,
     /// Other VMMs beside tine.
     Peers,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -79,6 +89,11 @@ impl Section {
         Self::VmCopied,
         Self::VmTimeline,
         Self::Backing,
+        Self::ProcessSpawn,
+        Self::ProcessFaults,
+        Self::ProcessTimeline,
+        Self::ProcessCopied,
+        Self::ProcessTuning,
         Self::Peers,
     ];
 
@@ -104,6 +119,11 @@ impl Section {
             Self::VmCopied => "vm_copied",
             Self::VmTimeline => "vm_timeline",
             Self::Backing => "backing",
+            Self::ProcessSpawn => "process_spawn",
+            Self::ProcessFaults => "process_faults",
+            Self::ProcessTimeline => "process_timeline",
+            Self::ProcessCopied => "process_copied",
+            Self::ProcessTuning => "process_tuning",
             Self::Peers => "peers",
         }
     }
@@ -131,6 +151,11 @@ impl Section {
             Self::VmCopied => (3.0, 12.0),
             Self::VmTimeline => (2.0, 12.0),
             Self::Backing => (2.0, 15.0),
+            Self::ProcessSpawn => (5.0, 150.0),
+            Self::ProcessFaults => (3.0, 80.0),
+            Self::ProcessTimeline => (1.0, 10.0),
+            Self::ProcessCopied => (1.0, 10.0),
+            Self::ProcessTuning => (1.5, 6.0),
             Self::Peers => (3.0, 45.0),
         }
     }
@@ -138,7 +163,14 @@ impl Section {
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
-            Self::Spawn | Self::Dormant | Self::Peers => &[],
+            Self::Spawn
+            | Self::Dormant
+            | Self::Peers
+            | Self::ProcessSpawn
+            | Self::ProcessFaults
+            | Self::ProcessTimeline
+            | Self::ProcessCopied
+            | Self::ProcessTuning => &[],
             Self::LiveFork => &[1024],
             Self::VmTimeline => &[512],
             _ => &[256],

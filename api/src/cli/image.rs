@@ -95,7 +95,7 @@ impl Build {
         let recipe = Recipe::named(&self.name)?;
         let options = BuildOptions { refresh: self.refresh };
         let spinner = Spinner::start(format!("building {}", self.name));
-        store.build(&recipe, &options, tine_agent_elf::ELF, &|message| spinner.say(message))?;
+        store.build(&recipe, &options, tine_guest_elf::AGENT, &|message| spinner.say(message))?;
         drop(spinner);
         show(store, &self.name, self.output)
     }
@@ -123,7 +123,7 @@ impl Import {
     fn run(&self, store: &Store) -> Result<()> {
         let spinner = Spinner::start(format!("importing {}", self.name));
         let kernel = self.kernel.as_deref();
-        store.import(&self.name, &self.source, kernel, tine_agent_elf::ELF, &|message| {
+        store.import(&self.name, &self.source, kernel, tine_guest_elf::AGENT, &|message| {
             spinner.say(message)
         })?;
         drop(spinner);

@@ -2,7 +2,7 @@
 
 use tine_abi::layout::PAGE_SIZE;
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time};
@@ -14,8 +14,11 @@ pub fn said() -> Said {
         section: 3,
         title: "What a fork copies and what it shares",
         claim: "Copied: process control block, memory descriptor and VMA list, page tables, descriptor table, signal handlers, credentials, limits. Shared: page frames, open file structures, working directory.",
-        rows: vm_rows(),
-        by_hand: &["tine bench --only ledger,vm-copied", "tine memory ID   # of a sandbox"],
+        rows: both(process::copied::rows(), vm_rows()),
+        by_hand: &[
+            "tine bench --only process-copied,ledger,vm-copied",
+            "tine memory ID   # of a sandbox",
+        ],
     }
 }
 

@@ -1,6 +1,6 @@
 //! A copy-on-write fork is O(page tables): section 2 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time};
@@ -12,33 +12,36 @@ pub fn said() -> Said {
         section: 2,
         title: "A copy-on-write fork is O(page tables)",
         claim: "A copy-on-write fork takes about 100 us at 10 MB and 100 MB, 200 us at 1 GB, 500 us at 10 GB, 2 ms at 100 GB; at 1 GB it is 1000 times as fast as an eager one. It follows mapped pages, not what is in them.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "copy-on-write shares memory in a time that does not depend on its size",
-                Section::Spawn,
-                memory_step_is_flat,
-            ),
-            Row::new(
-                Subject::Vm,
-                "a copy-on-write fork of 1 GB takes 200 us",
-                Section::Spawn,
-                cow_time,
-            ),
-            Row::new(
-                Subject::Vm,
-                "at 1 GB copy-on-write is 1000 times as fast as an eager copy",
-                Section::Spawn,
-                thousand_times,
-            ),
-            Row::new(
-                Subject::Vm,
-                "a fork takes page tables for all of its memory at once, 8 MB for 1 GB",
-                Section::Ledger,
-                page_tables,
-            ),
-        ],
-        by_hand: &["tine bench --only spawn,ledger"],
+        rows: both(
+            process::cow_fork::rows(),
+            vec![
+                Row::new(
+                    Subject::Vm,
+                    "copy-on-write shares memory in a time that does not depend on its size",
+                    Section::Spawn,
+                    memory_step_is_flat,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "a copy-on-write fork of 1 GB takes 200 us",
+                    Section::Spawn,
+                    cow_time,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "at 1 GB copy-on-write is 1000 times as fast as an eager copy",
+                    Section::Spawn,
+                    thousand_times,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "a fork takes page tables for all of its memory at once, 8 MB for 1 GB",
+                    Section::Ledger,
+                    page_tables,
+                ),
+            ],
+        ),
+        by_hand: &["tine bench --only process-spawn,spawn,ledger"],
     }
 }
 

@@ -1,6 +1,6 @@
 //! Eager copy is O(memory): section 1 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time, times};
@@ -12,21 +12,24 @@ pub fn said() -> Said {
         section: 1,
         title: "Eager copy is O(memory)",
         claim: "A fork that copies every byte takes time in proportion to memory: at 5 GB/s 10 MB in 2 ms, 100 MB in 20 ms, 1 GB in 200 ms, 10 GB in 2 s, 100 GB in 20 s; memory doubles until the child is gone.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "eager copy takes time in proportion to memory",
-                Section::Spawn,
-                eager_is_linear,
-            ),
-            Row::new(
-                Subject::Vm,
-                "eager copy runs at 5 GB/s, 200 ms for 1 GB",
-                Section::Spawn,
-                eager_rate,
-            ),
-        ],
-        by_hand: &["tine bench --only spawn"],
+        rows: both(
+            process::eager::rows(),
+            vec![
+                Row::new(
+                    Subject::Vm,
+                    "eager copy takes time in proportion to memory",
+                    Section::Spawn,
+                    eager_is_linear,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "eager copy runs at 5 GB/s, 200 ms for 1 GB",
+                    Section::Spawn,
+                    eager_rate,
+                ),
+            ],
+        ),
+        by_hand: &["tine bench --only process-spawn,process-timeline,spawn"],
     }
 }
 

@@ -1,6 +1,6 @@
 //! Copy-on-write costs come after the fork: section 7 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{percent, time};
@@ -11,34 +11,37 @@ pub fn said() -> Said {
         section: 7,
         title: "Copy-on-write costs come after the fork",
         claim: "A child that writes one byte into each page of a part of 100 MB takes 0.24 ms for nothing, 2.5 ms for 1 %, 18 ms for 10 %, 85 ms for 50 % and 165 ms for all of it: 6.5 us a page.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "a copy-on-write fault costs 6.5 us",
-                Section::CowFaults,
-                fault_time,
-            ),
-            Row::new(
-                Subject::Vm,
-                "clone and writes to 1, 10, 50, 100 % of 100 MB take 2.5, 18, 85, 165 ms",
-                Section::CowFaults,
-                fault_totals,
-            ),
-            Row::new(
-                Subject::Vm,
-                "a clone that writes most of its memory would have been cheaper by eager copy",
-                Section::CowFaults,
-                crossover_exists,
-            ),
-            Row::new(
-                Subject::Vm,
-                "a page that is read first and written later costs more than one written at once",
-                Section::ReadFaults,
-                reading_first_costs,
-            ),
-        ],
+        rows: both(
+            process::faults::rows(),
+            vec![
+                Row::new(
+                    Subject::Vm,
+                    "a copy-on-write fault costs 6.5 us",
+                    Section::CowFaults,
+                    fault_time,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "clone and writes to 1, 10, 50, 100 % of 100 MB take 2.5, 18, 85, 165 ms",
+                    Section::CowFaults,
+                    fault_totals,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "a clone that writes most of its memory would have been cheaper by eager copy",
+                    Section::CowFaults,
+                    crossover_exists,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "a page that is read first and written later costs more than one written at once",
+                    Section::ReadFaults,
+                    reading_first_costs,
+                ),
+            ],
+        ),
         by_hand: &[
-            "tine bench --only cow-faults",
+            "tine bench --only process-faults,cow-faults",
             "perf stat -e page-faults,minor-faults,major-faults tine bench --quick --only cow-faults",
         ],
     }

@@ -14,6 +14,7 @@ mod faults;
 mod page_tables;
 mod place;
 mod pressure;
+mod process;
 mod promises;
 mod seeing;
 mod timeline;
@@ -181,6 +182,11 @@ impl Row {
         let Judgement { verdict, measured, why } = judged;
         ClaimRow { subject: self.subject, claim: self.claim.clone(), measured, verdict, why }
     }
+}
+
+/// The rows about processes, of which the text speaks, and then those about machines.
+fn both(processes: Vec<Row>, machines: Vec<Row>) -> Vec<Row> {
+    processes.into_iter().chain(machines).collect()
 }
 
 /// What the figures say of one row.

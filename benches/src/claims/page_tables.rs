@@ -2,7 +2,7 @@
 
 use tine_abi::layout::PAGE_SIZE;
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, short};
@@ -13,34 +13,38 @@ pub fn said() -> Said {
         section: 4,
         title: "Page-table arithmetic",
         claim: "On x86-64 with four levels a dense gigabyte takes 1 page of PGD, 1 to 2 of PUD, 2 to 4 of PMD and 256 of PTE.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "a clone whose memory is all written has 256 pages of page tables for each GB",
-                Section::VmCopied,
-                |report| host_tables(report, 256.0),
-            ),
-            Row::new(
-                Subject::Vm,
-                "it has 512 of them, as 262,144 pages of 4 KiB need",
-                Section::VmCopied,
-                |report| host_tables(report, 512.0),
-            ),
-            Row::new(
-                Subject::Vm,
-                "upper levels take 4 to 7 pages (1 of PGD, 1 to 2 of PUD, 2 to 4 of PMD)",
-                Section::VmCopied,
-                upper_levels,
-            ),
-            Row::new(
-                Subject::Vm,
-                "KVM's own tables of the clone take as many pages again",
-                Section::VmCopied,
-                kvm_tables,
-            ),
-        ],
-        by_hand: &["tine bench --only vm-copied"],
+        rows: both(process::page_tables::rows(), vm_rows()),
+        by_hand: &["tine bench --only process-spawn,vm-copied"],
     }
+}
+
+fn vm_rows() -> Vec<Row> {
+    vec![
+        Row::new(
+            Subject::Vm,
+            "a clone whose memory is all written has 256 pages of page tables for each GB",
+            Section::VmCopied,
+            |report| host_tables(report, 256.0),
+        ),
+        Row::new(
+            Subject::Vm,
+            "it has 512 of them, as 262,144 pages of 4 KiB need",
+            Section::VmCopied,
+            |report| host_tables(report, 512.0),
+        ),
+        Row::new(
+            Subject::Vm,
+            "upper levels take 4 to 7 pages (1 of PGD, 1 to 2 of PUD, 2 to 4 of PMD)",
+            Section::VmCopied,
+            upper_levels,
+        ),
+        Row::new(
+            Subject::Vm,
+            "KVM's own tables of the clone take as many pages again",
+            Section::VmCopied,
+            kvm_tables,
+        ),
+    ]
 }
 
 /// Within a tenth: it is arithmetic.

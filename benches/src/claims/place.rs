@@ -6,13 +6,15 @@ use crate::plan::Section;
 /// The claim that `section` is shown under, by its number; none for what is beyond the claims.
 const fn claim_of(section: Section) -> Option<u32> {
     match section {
-        Section::Spawn => Some(2),
-        Section::Ledger | Section::VmCopied => Some(3),
+        Section::Spawn | Section::ProcessSpawn => Some(2),
+        Section::Ledger | Section::ProcessCopied | Section::VmCopied => Some(3),
         Section::Dormant => Some(5),
-        Section::VmTimeline => Some(6),
-        Section::CowFaults | Section::ReadFaults => Some(7),
+        Section::ProcessTimeline | Section::VmTimeline => Some(6),
+        Section::CowFaults | Section::ReadFaults | Section::ProcessFaults => Some(7),
         Section::LiveFork | Section::Fanout => Some(8),
-        Section::HotSet | Section::WorkingSet | Section::Backing => Some(9),
+        Section::HotSet | Section::WorkingSet | Section::ProcessTuning | Section::Backing => {
+            Some(9)
+        }
         Section::Density | Section::Cells | Section::Pressure => Some(11),
         Section::Teardown
         | Section::Reset
@@ -59,7 +61,10 @@ mod tests {
 
     #[test]
     fn a_claim_knows_whose_figures_it_uses() {
-        assert_eq!(shown_elsewhere(1), [Section::Spawn]);
+        assert_eq!(
+            shown_elsewhere(1),
+            [Section::Spawn, Section::ProcessSpawn, Section::ProcessTimeline]
+        );
         assert_eq!(shown_elsewhere(12), []);
     }
 }

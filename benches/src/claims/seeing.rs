@@ -2,7 +2,7 @@
 
 use tine_abi::layout::PAGE_SIZE;
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::bytes;
@@ -13,43 +13,47 @@ pub fn said() -> Said {
         section: 10,
         title: "Seeing it",
         claim: "Minor and major faults show in `perf stat` and getrusage, and `Private_Dirty` against `Shared` in smaps: what is counted is what was written.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "every shared page that is written costs one fault, and no other page any",
-                Section::CowFaults,
-                only_written_pages,
-            ),
-            Row::new(
-                Subject::Vm,
-                "the ledger's private bytes are the pages written, to the byte",
-                Section::VmCopied,
-                ledger_is_exact,
-            ),
-            Row::new(
-                Subject::Vm,
-                "`Private_Dirty` in smaps is what was written",
-                Section::VmCopied,
-                smaps_agrees,
-            ),
-            Row::new(
-                Subject::Vm,
-                "minor faults of the process are the faults of its guest",
-                Section::VmCopied,
-                minor_faults,
-            ),
-            Row::new(
-                Subject::Vm,
-                "none of them is a major fault: nothing is read from a disk",
-                Section::VmCopied,
-                no_major_faults,
-            ),
-        ],
+        rows: both(process::seeing::rows(), vm_rows()),
         by_hand: &[
-            "tine bench --only cow-faults,vm-copied",
+            "tine bench --only process-faults,cow-faults,vm-copied",
             "cat /sys/kernel/debug/kvm/pf_taken   # faults that KVM took, of all guests",
         ],
     }
+}
+
+fn vm_rows() -> Vec<Row> {
+    vec![
+        Row::new(
+            Subject::Vm,
+            "every shared page that is written costs one fault, and no other page any",
+            Section::CowFaults,
+            only_written_pages,
+        ),
+        Row::new(
+            Subject::Vm,
+            "the ledger's private bytes are the pages written, to the byte",
+            Section::VmCopied,
+            ledger_is_exact,
+        ),
+        Row::new(
+            Subject::Vm,
+            "`Private_Dirty` in smaps is what was written",
+            Section::VmCopied,
+            smaps_agrees,
+        ),
+        Row::new(
+            Subject::Vm,
+            "minor faults of the process are the faults of its guest",
+            Section::VmCopied,
+            minor_faults,
+        ),
+        Row::new(
+            Subject::Vm,
+            "none of them is a major fault: nothing is read from a disk",
+            Section::VmCopied,
+            no_major_faults,
+        ),
+    ]
 }
 
 fn ledger_is_exact(report: &Report) -> Option<Judgement> {

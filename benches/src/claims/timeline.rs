@@ -1,6 +1,6 @@
 //! The fork-exec timeline: section 6 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time};
@@ -12,41 +12,45 @@ pub fn said() -> Said {
         section: 6,
         title: "The fork-exec timeline",
         claim: "A parent of 500 MB: fork about 100 us, the child writes almost nothing, exec about 10 ms, all shared mappings dropped; an eager fork takes about 110 ms, with a spike of 500 MB.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "a fork of 500 MB to its first instruction takes about 100 us",
-                Section::VmTimeline,
-                |report| claimed(report, "fork", "first instruction", 100.0),
-            ),
-            Row::new(
-                Subject::Vm,
-                "up to its first useful answer the clone writes almost nothing",
-                Section::VmTimeline,
-                writes_little,
-            ),
-            Row::new(
-                Subject::Vm,
-                "it takes about 10 ms to the first useful answer, as to an exec",
-                Section::VmTimeline,
-                |report| claimed(report, "fork", "first answer", 10_000.0),
-            ),
-            Row::new(
-                Subject::Vm,
-                "at its end all that was shared is dropped, in a time that does not follow its size",
-                Section::VmTimeline,
-                dropped,
-            ),
-            Row::new(
-                Subject::Vm,
-                "an eager copy of 500 MB takes about 110 ms",
-                Section::VmTimeline,
-                |report| claimed(report, "eager copy", "first instruction", 110_000.0),
-            ),
-            Row::new(Subject::Vm, "with a spike of all its memory", Section::VmTimeline, spike),
-        ],
-        by_hand: &["tine bench --only vm-timeline"],
+        rows: both(process::timeline::rows(), vm_rows()),
+        by_hand: &["tine bench --only process-timeline,vm-timeline"],
     }
+}
+
+fn vm_rows() -> Vec<Row> {
+    vec![
+        Row::new(
+            Subject::Vm,
+            "a fork of 500 MB to its first instruction takes about 100 us",
+            Section::VmTimeline,
+            |report| claimed(report, "fork", "first instruction", 100.0),
+        ),
+        Row::new(
+            Subject::Vm,
+            "up to its first useful answer the clone writes almost nothing",
+            Section::VmTimeline,
+            writes_little,
+        ),
+        Row::new(
+            Subject::Vm,
+            "it takes about 10 ms to the first useful answer, as to an exec",
+            Section::VmTimeline,
+            |report| claimed(report, "fork", "first answer", 10_000.0),
+        ),
+        Row::new(
+            Subject::Vm,
+            "at its end all that was shared is dropped, in a time that does not follow its size",
+            Section::VmTimeline,
+            dropped,
+        ),
+        Row::new(
+            Subject::Vm,
+            "an eager copy of 500 MB takes about 110 ms",
+            Section::VmTimeline,
+            |report| claimed(report, "eager copy", "first instruction", 110_000.0),
+        ),
+        Row::new(Subject::Vm, "with a spike of all its memory", Section::VmTimeline, spike),
+    ]
 }
 
 /// A clone at a moment, and the size of its guest.

@@ -1,6 +1,6 @@
 //! Tuning for copy-on-write: section 9 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time, times};
@@ -11,67 +11,71 @@ pub fn said() -> Said {
         section: 9,
         title: "Tuning for copy-on-write",
         claim: "Put hot data together; use huge pages for large data that is mostly read; copy hot pages before the fork.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "writes that lie together cost less than scattered ones",
-                Section::CowFaults,
-                clustering,
-            ),
-            Row::new(
-                Subject::Vm,
-                "copying scattered hot pages ahead makes their first writes cheaper",
-                Section::HotSet,
-                |report| copying_ahead(report, false),
-            ),
-            Row::new(
-                Subject::Vm,
-                "copying hot pages that lie together ahead makes them cheaper",
-                Section::HotSet,
-                |report| copying_ahead(report, true),
-            ),
-            Row::new(
-                Subject::Vm,
-                "a hot set makes the first work of a clone cheaper",
-                Section::WorkingSet,
-                hot_set_helps,
-            ),
-            Row::new(
-                Subject::Vm,
-                "reading all of an image of transparent huge pages is cheaper than of small ones",
-                Section::Backing,
-                |report| before_after(report, ("read", "sequential", 1.0), THP, 0.9),
-            ),
-            Row::new(
-                Subject::Vm,
-                "so is reading a scattered tenth of it",
-                Section::Backing,
-                |report| before_after(report, ("read", "scattered", 0.1), THP, 0.9),
-            ),
-            Row::new(
-                Subject::Vm,
-                "a write to a shared huge page copies 2 MB",
-                Section::Backing,
-                copies_two_mb,
-            ),
-            Row::new(
-                Subject::Vm,
-                "scattered writes cost no more with huge pages below than with small ones",
-                Section::Backing,
-                |report| before_after(report, ("write", "scattered", 0.01), THP, 1.1),
-            ),
-            Row::new(
-                Subject::Vm,
-                "reserved huge pages (hugetlb) make reading cheaper than small ones",
-                Section::Backing,
-                |report| before_after(report, ("read", "sequential", 1.0), "hugetlb", 0.9),
-            ),
-            Row::new(Subject::Vm, "and scattered writes dearer", Section::Backing, |report| {
-                dearer(report, ("write", "scattered", 0.01))
-            }),
-        ],
-        by_hand: &["tine bench --only cow-faults,hot-set,working-set,backing"],
+        rows: both(process::tuning::rows(), vm_rows()),
+        by_hand: &["tine bench --only process-tuning,cow-faults,hot-set,working-set,backing"],
     }
+}
+
+fn vm_rows() -> Vec<Row> {
+    vec![
+        Row::new(
+            Subject::Vm,
+            "writes that lie together cost less than scattered ones",
+            Section::CowFaults,
+            clustering,
+        ),
+        Row::new(
+            Subject::Vm,
+            "copying scattered hot pages ahead makes their first writes cheaper",
+            Section::HotSet,
+            |report| copying_ahead(report, false),
+        ),
+        Row::new(
+            Subject::Vm,
+            "copying hot pages that lie together ahead makes them cheaper",
+            Section::HotSet,
+            |report| copying_ahead(report, true),
+        ),
+        Row::new(
+            Subject::Vm,
+            "a hot set makes the first work of a clone cheaper",
+            Section::WorkingSet,
+            hot_set_helps,
+        ),
+        Row::new(
+            Subject::Vm,
+            "reading all of an image of transparent huge pages is cheaper than of small ones",
+            Section::Backing,
+            |report| before_after(report, ("read", "sequential", 1.0), THP, 0.9),
+        ),
+        Row::new(
+            Subject::Vm,
+            "so is reading a scattered tenth of it",
+            Section::Backing,
+            |report| before_after(report, ("read", "scattered", 0.1), THP, 0.9),
+        ),
+        Row::new(
+            Subject::Vm,
+            "a write to a shared huge page copies 2 MB",
+            Section::Backing,
+            copies_two_mb,
+        ),
+        Row::new(
+            Subject::Vm,
+            "scattered writes cost no more with huge pages below than with small ones",
+            Section::Backing,
+            |report| before_after(report, ("write", "scattered", 0.01), THP, 1.1),
+        ),
+        Row::new(
+            Subject::Vm,
+            "reserved huge pages (hugetlb) make reading cheaper than small ones",
+            Section::Backing,
+            |report| before_after(report, ("read", "sequential", 1.0), "hugetlb", 0.9),
+        ),
+        Row::new(Subject::Vm, "and scattered writes dearer", Section::Backing, |report| {
+            dearer(report, ("write", "scattered", 0.01))
+        }),
+    ]
 }
 
 const THP: &str = "transparent huge";

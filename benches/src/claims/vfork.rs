@@ -1,6 +1,6 @@
 //! fork, vfork, posix_spawn: section 5 of the source text.
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time};
@@ -12,21 +12,24 @@ pub fn said() -> Said {
         section: 5,
         title: "fork, vfork, posix_spawn",
         claim: "vfork takes a constant 50 us at any size, where fork takes 100, 150, 200 and 500 us at 10 MB, 100 MB, 1 GB and 10 GB; posix_spawn is its safe form. For a virtual machine, a clone made ahead copies no page tables either.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "a dormant clone takes the same time at any size",
-                Section::Dormant,
-                dormant_is_flat,
-            ),
-            Row::new(
-                Subject::Vm,
-                "a fork that copies no page tables takes the same time at any size",
-                Section::Spawn,
-                constant_time,
-            ),
-        ],
-        by_hand: &["tine bench --only dormant"],
+        rows: both(
+            process::vfork::rows(),
+            vec![
+                Row::new(
+                    Subject::Vm,
+                    "a dormant clone takes the same time at any size",
+                    Section::Dormant,
+                    dormant_is_flat,
+                ),
+                Row::new(
+                    Subject::Vm,
+                    "a fork that copies no page tables takes the same time at any size",
+                    Section::Spawn,
+                    constant_time,
+                ),
+            ],
+        ),
+        by_hand: &["tine bench --only process-spawn,dormant"],
     }
 }
 

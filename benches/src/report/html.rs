@@ -74,6 +74,11 @@ fn heading(section: Section) -> &'static str {
         Section::VmCopied => "What a clone copies, and what it shares",
         Section::VmTimeline => "The life of a clone",
         Section::Backing => "Small and huge pages",
+        Section::ProcessSpawn => "Children of processes",
+        Section::ProcessFaults => "Writes of processes after a fork",
+        Section::ProcessTimeline => "A process that forks to execute",
+        Section::ProcessCopied => "What a fork of a process copies",
+        Section::ProcessTuning => "Advice for processes that fork",
         Section::Peers => "Other VMMs",
     }
 }

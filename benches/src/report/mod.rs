@@ -11,6 +11,7 @@ pub mod markdown;
 pub mod memory_tables;
 mod peer_tables;
 mod plots;
+mod process_tables;
 pub mod schema;
 pub mod tables;
 pub mod text;
@@ -44,6 +45,11 @@ use crate::sections::hot_set::HotSetFigures;
 use crate::sections::ledger::LedgerRow;
 use crate::sections::live_fork::LiveForkRow;
 use crate::sections::pressure::PressureRow;
+use crate::sections::process::copied::ProcessCopied;
+use crate::sections::process::faults::ProcessFaultFigures;
+use crate::sections::process::spawn::ProcessSpawnFigures;
+use crate::sections::process::timeline::ProcessStep;
+use crate::sections::process::tuning::ProcessTuning;
 use crate::sections::read_faults::ReadRow;
 use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
@@ -128,6 +134,16 @@ pub struct Report {
     pub vm_timeline: Vec<TimelineRow>,
     /// Images of small and of huge pages.
     pub backing: Vec<BackingRow>,
+    /// Children of processes.
+    pub process_spawn: Option<ProcessSpawnFigures>,
+    /// Writes of processes after a fork.
+    pub process_faults: Option<ProcessFaultFigures>,
+    /// A child of a process that executes another program, step by step.
+    pub process_timeline: Vec<ProcessStep>,
+    /// What a fork of a process copies.
+    pub process_copied: Vec<ProcessCopied>,
+    /// Advice for processes that fork, followed and not.
+    pub process_tuning: Vec<ProcessTuning>,
     /// Other VMMs beside tine.
     pub peers: Option<PeerFigures>,
     /// What was not measured.
@@ -183,6 +199,11 @@ impl Report {
             vm_page_tables: None,
             vm_timeline: vec![],
             backing: vec![],
+            process_spawn: None,
+            process_faults: None,
+            process_timeline: vec![],
+            process_copied: vec![],
+            process_tuning: vec![],
             peers: None,
             skipped: vec![],
             seconds: 0.0,

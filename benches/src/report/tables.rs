@@ -4,6 +4,7 @@ use super::Report;
 use super::cell_tables as cells;
 use super::memory_tables as memory;
 use super::peer_tables as peers;
+use super::process_tables as process;
 use super::units::{bytes, percent, short, time, times};
 use crate::named::Named;
 use crate::plan::Section;
@@ -60,6 +61,13 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::VmCopied => vec![memory::copied(report), memory::seen(report)],
         Section::VmTimeline => vec![memory::timeline(report)],
         Section::Backing => vec![memory::backing(report)],
+        Section::ProcessSpawn => {
+            report.process_spawn.iter().flat_map(process::children_and_tables).collect()
+        }
+        Section::ProcessFaults => report.process_faults.iter().flat_map(process::faults).collect(),
+        Section::ProcessTimeline => vec![process::timeline(report)],
+        Section::ProcessCopied => vec![process::copied(report)],
+        Section::ProcessTuning => vec![process::tuning(report)],
         Section::Peers => {
             let both = |figures| [peers::peers(figures), peers::compared(figures)];
             report.peers.iter().flat_map(both).collect()

@@ -67,7 +67,7 @@ fn cheaper_from_the_start(cow: &[(f64, f64)], eager: &[(f64, f64)]) -> bool {
 
 /// Where the eager line goes below the other, both given at the same fractions in
 /// ascending order, by linear interpolation.
-fn crossing(cow: &[(f64, f64)], eager: &[(f64, f64)]) -> Option<(f64, f64)> {
+pub(super) fn crossing(cow: &[(f64, f64)], eager: &[(f64, f64)]) -> Option<(f64, f64)> {
     let gap = |index: usize| eager[index].1 - cow[index].1;
     (1..cow.len().min(eager.len())).find_map(|index| {
         let (before, after) = (gap(index - 1), gap(index));

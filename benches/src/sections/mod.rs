@@ -15,6 +15,7 @@ pub mod live_fork;
 mod parents;
 pub mod parts;
 pub mod pressure;
+pub mod process;
 pub mod read_faults;
 pub mod reset;
 pub mod spawn;
@@ -66,6 +67,11 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         }
         Section::VmTimeline => report.vm_timeline = vm_timeline::run(bench)?,
         Section::Backing => report.backing = backing::run(bench)?,
+        Section::ProcessSpawn => report.process_spawn = Some(process::spawn::run(bench)?),
+        Section::ProcessFaults => report.process_faults = Some(process::faults::run(bench)?),
+        Section::ProcessTimeline => report.process_timeline = process::timeline::run(bench)?,
+        Section::ProcessCopied => report.process_copied = process::copied::run(bench)?,
+        Section::ProcessTuning => report.process_tuning = process::tuning::run(bench)?,
         Section::Peers => report.peers = Some(peers::run(bench)?),
     }
     Ok(())
