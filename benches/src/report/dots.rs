@@ -79,12 +79,12 @@ fn draw(
     } else {
         ((low - 0.1).floor(), (high + 0.1).ceil())
     };
-    let size = (WIDTH, ROW * rows.len() as u32 + 62);
+    let size = (WIDTH, ROW * rows.len() as u32 + 58);
     let root = SVGBackend::with_string(svg, size).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
         .margin(14)
         .margin_right(34)
-        .x_label_area_size(34)
+        .x_label_area_size(30)
         .y_label_area_size(320)
         .build_cartesian_2d(low..high, 0.0..rows.len() as f64)?;
     let font = legend::font();
@@ -105,7 +105,7 @@ fn draw(
         let (left, middle) = chart.backend_coord(&(low, y));
         root.draw(&Text::new((*name).to_owned(), (left - 10, middle), font.clone().pos(AT_RIGHT)))?;
         let dots =
-            ratios.iter().map(|&ratio| Circle::new((at(ratio), y), 5, color(0).mix(0.45).filled()));
+            ratios.iter().map(|&ratio| Circle::new((at(ratio), y), 5, color(0).mix(0.6).filled()));
         chart.draw_series(dots)?;
     }
     root.present()?;

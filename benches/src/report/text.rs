@@ -100,13 +100,16 @@ pub fn table(data: &Table) -> String {
     format!("{}\n  {}\n\n{body}", data.title, data.note)
 }
 
-/// The claims and what became of them, with their rows.
+/// The claims and what became of them in short, and then their rows.
 fn claims(report: &Report) -> String {
-    let mut text = String::from("Claims, and what was measured\n");
+    let mut text = String::from("Claims, and what was measured\n\n");
     for claim in &report.claims {
-        let verdict = claim.verdict.words().to_uppercase();
         // Writing to a string can't fail.
-        let _ = writeln!(text, "\n{:2}  {}: {verdict}", claim.section, claim.title);
+        let _ =
+            writeln!(text, "  {:2}  {:13}  {}", claim.section, claim.verdict.words(), claim.title);
+    }
+    for claim in &report.claims {
+        let _ = writeln!(text, "\n{}. {}", claim.section, claim.title);
         text.push_str(&rows(&claim.rows));
     }
     text.push_str("\nBeyond them\n");
@@ -114,13 +117,40 @@ fn claims(report: &Report) -> String {
     text
 }
 
+/// Each row as what is claimed, and below it what was measured, or why nothing was.
 fn rows(rows: &[ClaimRow]) -> String {
+    /// Where the text of a row begins.
+    const MARGIN: usize = 26;
     let line = |row: &ClaimRow| {
         let found = if row.measured.is_empty() { &row.why } else { &row.measured };
         let (verdict, subject) = (row.verdict.words(), row.subject.words());
-        format!("    [{verdict}] {subject}: {}: {found}\n", row.claim)
+        let (claim, found) = (wrapped(&row.claim, MARGIN), wrapped(found, MARGIN + 2));
+        format!("  {subject:7}  {verdict:13}  {claim}\n{:1$}{found}\n", "", MARGIN + 2)
     };
+    if rows.is_empty() {
+        return "  nothing was measured of it\n".to_owned();
+    }
     rows.iter().map(line).collect()
+}
+
+/// `text` in lines that fit a terminal, all but the first after `margin` spaces.
+fn wrapped(text: &str, margin: usize) -> String {
+    const WIDTH: usize = 100;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().filter(|line| {
+            line.is_empty() || margin + line.chars().count() + 1 + word.chars().count() <= WIDTH
+        });
+        match last {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines.join(&format!("\n{:margin$}", ""))
 }
 
 /// The claims, what was skipped, and how long it took.
@@ -131,8 +161,7 @@ pub fn closing(report: &Report) -> String {
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "noise floor {}: by so much the controls differed in this run, and smaller \
-             differences mean nothing",
+            "noise floor: {}; figures that differ by less do not differ",
             percent(floor)
         );
     }
@@ -145,4 +174,31 @@ pub fn closing(report: &Report) -> String {
         text.push_str("; ended early, and incomplete");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims;
+
+    #[test]
+    fn long_lines_are_wrapped_after_a_margin() {
+        assert_eq!(wrapped("", 4), "");
+        assert_eq!(wrapped("a few words", 4), "a few words");
+        let word = "w".repeat(60);
+        assert_eq!(wrapped(&format!("{word} {word} b"), 4), format!("{word}\n    {word} b"));
+    }
+
+    #[test]
+    fn every_claim_is_a_line_at_the_end() {
+        let mut report = Report::empty();
+        report.claims = claims::of(&report);
+        let text = closing(&report);
+        for claim in &report.claims {
+            let line = format!("{:2}  not measured   {}\n", claim.section, claim.title);
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(text.ends_with("ended early, and incomplete"));
+    }
 }

@@ -36,9 +36,9 @@ pub fn read_faults(report: &Report) -> LinePlot {
         y: time_axis("time, without the clone's making"),
         lines: vec![
             line("copy-on-write, read", 0, false, points("read", "cow")),
-            line("then written", 0, true, points("write after read", "cow")),
+            line("copy-on-write, then written", 0, true, points("write after read", "cow")),
             line("eager copy, read", 1, false, points("read", "eager")),
-            line("then written", 1, true, points("write after read", "eager")),
+            line("eager copy, then written", 1, true, points("write after read", "eager")),
         ],
         marks: vec![],
     }

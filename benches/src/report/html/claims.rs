@@ -1,7 +1,7 @@
 //! The claims, each with what it said, what was measured, and how to see the same by hand.
 
 use super::heading;
-use super::markup::{Page, badge, escape, heads};
+use super::markup::{Page, badge, code, escape, heads};
 use crate::BenchError;
 use crate::claims::{Claim, ClaimRow, sections_beyond, sections_of, shown_elsewhere};
 use crate::plan::Section;
@@ -11,11 +11,11 @@ use crate::report::{Report, plots, tables};
 pub fn section(page: &mut Page, claim: &Claim, report: &Report) -> Result<(), BenchError> {
     let title = format!("{}. {} {}", claim.section, escape(&claim.title), badge(claim.verdict));
     page.begin(&format!("claim-{}", claim.section), &title);
-    page.push(&format!("<blockquote><p>{}</p></blockquote>\n", escape(&claim.claim)));
+    page.push(&format!("<blockquote><p>{}</p></blockquote>\n", code(&claim.claim)));
     if claim.rows.is_empty() {
         page.push("<p>The suite has nothing that tells of it.</p>\n");
     } else {
-        page.push(&format!("<p><b>Verdict:</b> {}.</p>\n", escape(&claim.why)));
+        page.push(&format!("<p><b>Verdict:</b> {}.</p>\n", code(&claim.why)));
         rows(page, "Its parts", "", &claim.rows);
     }
     for section in sections_of(claim.section) {
@@ -55,10 +55,10 @@ fn rows(page: &mut Page, title: &str, note: &str, rows: &[ClaimRow]) {
              <td data-head=\"{found}\">{}</td><td data-head=\"{verdict}\">{}</td>\
              <td data-head=\"{why}\">{}</td>",
             row.subject.words(),
-            escape(&row.claim),
-            escape(measured),
+            code(&row.claim),
+            code(measured),
             badge(row.verdict),
-            escape(&row.why)
+            code(&row.why)
         )
     };
     let rows: Vec<String> = rows.iter().map(row).collect();
