@@ -42,7 +42,7 @@ use std::path::PathBuf;
 
 pub use compare::{Comparison, compare};
 pub use error::BenchError;
-pub use render::render;
+pub use render::{Rendered, render};
 pub use report::schema::schema;
 pub use run::{End, run};
 

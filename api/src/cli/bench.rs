@@ -66,6 +66,9 @@ enum BenchCommand {
         /// Write every measure, a line each, to this file
         #[arg(long, value_name = "FILE", group = "files")]
         csv: Option<PathBuf>,
+        /// Write the main figures as Markdown to this file; - is stdout
+        #[arg(long, value_name = "FILE", group = "files")]
+        markdown: Option<PathBuf>,
     },
 }
 
@@ -74,8 +77,9 @@ impl Bench {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Some(BenchCommand::Compare { before, after }) => return Ok(compare(&before, &after)),
-            Some(BenchCommand::Render { report, html, csv }) => {
-                tine_bench::render(&report, html.as_deref(), csv.as_deref())?;
+            Some(BenchCommand::Render { report, html, csv, markdown }) => {
+                let files = tine_bench::Rendered { html, csv, markdown };
+                tine_bench::render(&report, &files)?;
                 return Ok(ExitCode::SUCCESS);
             }
             None => {}
