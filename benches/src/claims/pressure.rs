@@ -109,7 +109,7 @@ pub fn said() -> Said {
 }
 
 fn eager_child_fails(report: &Report) -> Option<Judgement> {
-    let row = report.process_pressure.iter().find(|row| row.way == Way::Eager)?;
+    let row = report.process_pressure.iter().find(|row| row.way == Way::Populated)?;
     Some(Judgement::when(
         row.made == 0,
         "none is made",

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Out, not_measured};
 use crate::child::{Child, Partner};
-use crate::eager;
 use crate::failure::{During, Failure, chain};
 use crate::line::Line;
 use crate::pages::pick;
@@ -47,10 +46,10 @@ struct Trial {
 }
 
 const TRIALS: [Trial; 5] = [
-    Trial { way: Way::Eager, written: 0.0, ranked: false },
+    Trial { way: Way::Populated, written: 0.0, ranked: false },
     Trial { way: Way::Fork, written: 0.01, ranked: false },
     Trial { way: Way::Fork, written: 0.1, ranked: false },
-    Trial { way: Way::Eager, written: 0.0, ranked: true },
+    Trial { way: Way::Populated, written: 0.0, ranked: true },
     Trial { way: Way::Fork, written: 0.1, ranked: true },
 ];
 
@@ -174,6 +173,9 @@ fn one(region: &Region, trial: Trial, pages: &[u32], number: u64) -> Result<Part
     let work = |line: &mut Line| {
         set_pdeathsig(Signal::SIGKILL).during("ending with the parent")?;
         fs::write(ADJUST, "1000").during("writing /proc/self/oom_score_adj")?;
+        if trial.way.copies() {
+            region.runs().try_for_each(|run| region.populate(run))?;
+        }
         pages.iter().for_each(|&page| region.write(page as usize, word));
         line.tell(&())?;
         if line.hear::<()>()?.is_none() {
@@ -181,10 +183,7 @@ fn one(region: &Region, trial: Trial, pages: &[u32], number: u64) -> Result<Part
         }
         line.tell(&is_intact(region, pages, word))
     };
-    let mut partner = match trial.way {
-        Way::Eager => eager::fork(region, work)?,
-        _ => Partner::fork(work)?,
-    };
+    let mut partner = Partner::fork(work)?;
     partner.hear::<()>("write its pages")?;
     Ok(partner)
 }
