@@ -115,8 +115,10 @@ fn live_fork(report: &Report) -> LinePlot {
         lines: vec![
             line("child's first instruction, by copy", 2, "copy", |row| row.first_instruction_us),
             line("parent's pause, by copy", 0, "copy", |row| row.parent_pause_us),
-            line("child's, by fork(2)", 2, "process", |row| row.first_instruction_us),
-            line("parent's, by fork(2)", 0, "process", |row| row.parent_pause_us),
+            line("child's first instruction, by fork(2)", 2, "process", |row| {
+                row.first_instruction_us
+            }),
+            line("parent's pause, by fork(2)", 0, "process", |row| row.parent_pause_us),
         ],
         marks: vec![],
     }
