@@ -14,7 +14,7 @@ mod faults;
 mod page_tables;
 mod place;
 mod pressure;
-mod process;
+pub mod process;
 mod promises;
 mod seeing;
 mod timeline;

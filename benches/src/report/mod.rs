@@ -11,6 +11,7 @@ pub mod markdown;
 pub mod memory_tables;
 mod peer_tables;
 mod plots;
+mod process_plots;
 mod process_tables;
 pub mod schema;
 pub mod tables;

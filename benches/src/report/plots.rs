@@ -4,7 +4,7 @@ use super::Report;
 use super::bars::BarPlot;
 use super::lines::{Axis, Line, LinePlot};
 use super::units::{bytes, percent, short};
-use super::vm_plots;
+use super::{process_plots, vm_plots};
 use crate::BenchError;
 use crate::plan::Section;
 use crate::sections::live_fork::LiveForkRow;
@@ -24,6 +24,9 @@ pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> 
         Section::Dormant => vec![vm_plots::dormant(report).svg()?],
         Section::Cells => vec![vm_plots::cells(report).svg()?],
         Section::WorkingSet => vec![vm_plots::working_set(report).svg()?],
+        Section::ProcessSpawn => vec![process_plots::spawn(report).svg()?],
+        Section::ProcessFaults => vec![process_plots::faults(report).svg()?],
+        Section::ProcessTuning => vec![process_plots::tuning(report).svg()?],
         _ => vec![],
     };
     Ok(plots.into_iter().flatten().collect())
