@@ -14,7 +14,7 @@ mod faults;
 mod page_tables;
 mod place;
 mod pressure;
-pub mod process;
+mod process;
 mod promises;
 mod seeing;
 mod timeline;
@@ -25,6 +25,8 @@ pub use place::{sections_beyond, sections_of, shown_elsewhere};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use process::SIZES_MIB;
 
 use crate::plan::Section;
 use crate::report::Report;

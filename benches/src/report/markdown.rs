@@ -6,7 +6,7 @@ use tine_forkbench::rows::Way;
 
 use super::Report;
 use super::units::{bytes, percent, short, time, times};
-use crate::claims::process::SIZES_MIB;
+use crate::claims::SIZES_MIB;
 use crate::sections::live_fork::LiveForkRow;
 
 /// Everything that the README tells of a run. What was not measured is left out.
