@@ -4,6 +4,7 @@ use super::{Judgement, Row, Said, Subject, both, process};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, time, times};
+use crate::sections::REGION_PAGES;
 
 /// What is said.
 pub fn said() -> Said {
@@ -56,9 +57,15 @@ fn vm_rows() -> Vec<Row> {
         ),
         Row::new(
             Subject::Vm,
-            "a write to a shared huge page copies 2 MB",
+            "a write to a shared transparent huge page copies 2 MB",
             Section::Backing,
-            copies_two_mb,
+            |report| copies_two_mb(report, THP),
+        ),
+        Row::new(
+            Subject::Vm,
+            "a write to a shared page of hugetlbfs copies 2 MB",
+            Section::Backing,
+            |report| copies_two_mb(report, "hugetlb"),
         ),
         Row::new(
             Subject::Vm,
@@ -120,22 +127,22 @@ fn dearer(report: &Report, what: (&str, &str, f64)) -> Option<Judgement> {
     Some(Judgement::when(after.total_us > before.total_us, "more", words))
 }
 
-fn copies_two_mb(report: &Report) -> Option<Judgement> {
-    let what = ("write", "scattered", 0.01);
-    let of = |backing| {
-        let row = report.backing(backing, what)?;
-        Some(row.private_bytes / row.pages as f64)
-    };
-    if let Some(missing) = missing(report, THP) {
+fn copies_two_mb(report: &Report, backing: &str) -> Option<Judgement> {
+    if let Some(missing) = missing(report, backing) {
         return Some(missing);
     }
-    let thp = of(THP)?;
-    let reserved = of("hugetlb").map(|each| format!(", {} of a hugetlb one", bytes(each)));
-    let reserved = reserved.unwrap_or_default();
+    // So few pages that hardly two of them lie in one huge page.
+    let row = report.backing(backing, ("write", "scattered", 0.01))?;
+    let copied = row.private_bytes / row.pages.min(REGION_PAGES / 512) as f64;
     Some(Judgement::when(
-        thp > (1 << 20) as f64,
-        "more than 1 MiB for each page written",
-        format!("{} for each page written of a transparent huge image{reserved}", bytes(thp)),
+        copied > (1 << 20) as f64,
+        "more than 1 MiB for each huge page in which something was written",
+        format!(
+            "{} pages written, {} copied: {} for each huge page of {backing} memory",
+            row.pages,
+            bytes(row.private_bytes),
+            bytes(copied)
+        ),
     ))
 }
 

@@ -57,7 +57,7 @@ const PATTERNS: [Pattern; 2] = [Pattern::Sequential, Pattern::Scattered { seed: 
 
 /// Measures images of each kind in turn.
 pub fn run(bench: &mut Bench) -> Result<Vec<BackingRow>, BenchError> {
-    let rounds = bench.plan.choose(1, 7);
+    let rounds = bench.plan.choose(1, 5);
     let mut images = Vec::new();
     for (kind, name) in [
         (ImageKind::Small, "4 KiB"),
@@ -90,7 +90,7 @@ pub fn run(bench: &mut Bench) -> Result<Vec<BackingRow>, BenchError> {
         images.retain(|image| image.name == "4 KiB" || image.huge > 0);
     }
     bench.progress.steps(rounds);
-    let mut rows = Rows::new(&images);
+    let mut rows = Rows::new(&images, bench.plan.choose(1, PATTERNS.len()));
     for _ in 0..rounds {
         for row in &mut rows.0 {
             row.samples.push(visit(&bench.rig, row)?);
@@ -141,9 +141,14 @@ struct Open<'a> {
 struct Rows<'a>(Vec<Open<'a>>);
 
 impl<'a> Rows<'a> {
-    /// All of them; the kinds of image follow each other, so that drift hits all alike.
-    fn new(images: &'a [Image]) -> Self {
+    /// All of them, but the whole region in `of_whole` patterns only; the kinds of image follow
+    /// each other, so that drift hits all alike.
+    fn new(images: &'a [Image], of_whole: usize) -> Self {
+        let wanted = |visit: (Op, f64), pattern: Pattern| {
+            visit.1 < 1.0 || PATTERNS[..of_whole].contains(&pattern)
+        };
         let visits = VISITS.into_iter().flat_map(|visit| PATTERNS.map(|pattern| (visit, pattern)));
+        let visits = visits.filter(|&(visit, pattern)| wanted(visit, pattern));
         let rows = visits.flat_map(|((operation, fraction), pattern)| {
             images.iter().map(move |image| Open {
                 image,

@@ -76,7 +76,7 @@ impl VmPageTables {
 
 /// What was seen of a clone that wrote some pages, and of one that wrote all.
 pub fn run(bench: &mut Bench) -> Result<(VmSeen, VmPageTables), BenchError> {
-    let size = bench.plan.choose(256, 1024);
+    let size = bench.plan.choose(64, 1024);
     let Bench { rig, measures, .. } = bench;
     let small = for_cells(&rig.snapshot(super::GUEST_MIB)?)?;
     let whole = for_cells(&rig.snapshot(size)?)?;
