@@ -27,9 +27,11 @@ mod named;
 mod noise;
 mod plan;
 mod progress;
+mod redis;
 mod report;
 mod rig;
 mod run;
+mod saves;
 mod sections;
 mod stats;
 

@@ -45,11 +45,13 @@ pub enum Section {
     Confinement,
     /// The first work of a clone, with and without a hot set.
     WorkingSet,
+    /// Redis saves itself while it is written to.
+    Redis,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -65,6 +67,7 @@ impl Section {
         Self::Cells,
         Self::Confinement,
         Self::WorkingSet,
+        Self::Redis,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -85,6 +88,7 @@ impl Section {
             Self::Cells => "cells",
             Self::Confinement => "confinement",
             Self::WorkingSet => "working_set",
+            Self::Redis => "redis",
         }
     }
 
@@ -107,13 +111,14 @@ impl Section {
             Self::Cells => (5.0, 10.0),
             Self::Confinement => (2.0, 10.0),
             Self::WorkingSet => (1.0, 6.0),
+            Self::Redis => (4.0, 100.0),
         }
     }
 
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
-            Self::Spawn | Self::Dormant => &[],
+            Self::Spawn | Self::Dormant | Self::Redis => &[],
             Self::LiveFork => &[1024],
             _ => &[256],
         }

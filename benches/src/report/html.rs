@@ -114,6 +114,7 @@ fn heading(section: Section) -> &'static str {
         Section::Cells => "Many cells",
         Section::Confinement => "Confinement",
         Section::WorkingSet => "First work",
+        Section::Redis => "Redis saves itself",
     }
 }
 

@@ -6,9 +6,11 @@ pub mod csv;
 pub mod html;
 mod lines;
 mod plots;
+pub mod save_tables;
 pub mod schema;
 pub mod tables;
 pub mod text;
+mod times;
 pub mod units;
 
 use std::fs;
@@ -35,6 +37,7 @@ use crate::sections::hot_set::HotSetFigures;
 use crate::sections::ledger::LedgerRow;
 use crate::sections::live_fork::LiveForkRow;
 use crate::sections::read_faults::ReadRow;
+use crate::sections::redis::RedisFigures;
 use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
 use crate::sections::spawn_rate::SpawnRateRow;
@@ -103,6 +106,8 @@ pub struct Report {
     pub confinement: Option<ConfinementFigures>,
     /// The first work of clones.
     pub working_set: Vec<WorkingSetRow>,
+    /// Redis saves itself while it is written to.
+    pub redis: Option<RedisFigures>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -150,6 +155,7 @@ impl Report {
             confinement_ahead_us: None,
             confinement: None,
             working_set: vec![],
+            redis: None,
             skipped: vec![],
             seconds: 0.0,
         }

@@ -3,9 +3,11 @@
 use super::Report;
 use super::bars::BarPlot;
 use super::lines::{Axis, Line, LinePlot};
+use super::times::{TimeLine, TimePlot};
 use super::units::{bytes, percent, short};
 use crate::BenchError;
 use crate::plan::Section;
+use crate::saves::SaveRow;
 use crate::sections::live_fork::LiveForkRow;
 
 /// The plot of `section`, as SVG; none if there is nothing to draw.
@@ -15,6 +17,10 @@ pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> 
         Section::LiveFork => vec![live_fork(report).svg()?],
         Section::CowFaults => vec![cow_faults(report).svg()?],
         Section::Density => vec![density(report).svg()?],
+        Section::Redis => match &report.redis {
+            Some(figures) => saves("Redis BGSAVE", "writes a second", &figures.saves)?,
+            None => vec![],
+        },
         _ => vec![],
     };
     Ok(plots.into_iter().flatten().collect())
@@ -124,4 +130,39 @@ fn density(report: &Report) -> BarPlot {
         bars: bars.collect(),
         legend: false,
     }
+}
+
+/// Work over time, one plot for each save with the save marked, and memory over time.
+fn saves(
+    what: &str,
+    axis: &'static str,
+    rows: &[SaveRow],
+) -> Result<Vec<Option<String>>, BenchError> {
+    let mut plots = Vec::new();
+    for (color, row) in rows.iter().enumerate() {
+        let points = row.timeline.iter().map(|bin| (bin.ms / 1e3, bin.per_second)).collect();
+        let name = format!("{} written", percent(row.written));
+        let plot = TimePlot {
+            title: format!("{what}: throughput while {name}"),
+            axis,
+            tick: short,
+            lines: vec![TimeLine { name, color, points }],
+            span: Some((0.0, row.save_seconds, "the save".to_owned())),
+        };
+        plots.push(plot.svg()?);
+    }
+    let lines = rows.iter().enumerate().map(|(color, row)| TimeLine {
+        name: format!("{} written", percent(row.written)),
+        color,
+        points: row.memory.iter().map(|point| (point.ms / 1e3, point.extra_bytes)).collect(),
+    });
+    let memory = TimePlot {
+        title: format!("{what}: memory beyond what there was before"),
+        axis: "memory",
+        tick: bytes,
+        lines: lines.collect(),
+        span: None,
+    };
+    plots.push(memory.svg()?);
+    Ok(plots)
 }

@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::cell_tables as cells;
+use super::save_tables as saves;
 use super::units::{bytes, percent, short, time, times};
 use crate::named::Named;
 use crate::plan::Section;
@@ -54,6 +55,7 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::Cells => report.cells.iter().map(cells::cells).collect(),
         Section::Confinement => report.confinement.iter().map(cells::confinement).collect(),
         Section::WorkingSet => vec![cells::working_set(report)],
+        Section::Redis => report.redis.iter().flat_map(saves::redis).collect(),
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

@@ -14,6 +14,7 @@ pub mod live_fork;
 mod parents;
 pub mod parts;
 pub mod read_faults;
+pub mod redis;
 pub mod reset;
 pub mod spawn;
 pub mod spawn_rate;
@@ -51,6 +52,7 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Cells => report.cells = Some(cells::run(bench)?),
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
+        Section::Redis => report.redis = redis::run(bench)?,
     }
     Ok(())
 }

@@ -1,0 +1,148 @@
+//! Tables of saves of something that is at work.
+
+use super::tables::Table;
+use super::units::{bytes, percent, short, time};
+use crate::saves::SaveRow;
+use crate::sections::redis::RedisFigures;
+
+/// What Redis does.
+pub fn redis(figures: &RedisFigures) -> Vec<Table> {
+    let mut tables = vec![server(figures)];
+    tables.extend(saves(
+        "Redis BGSAVE: one connection writes key after key, and every saved key was looked at",
+        "Writes: the part of the keys that were written during the save. Pause: the fork, as the \
+         server says. Gap: the longest time without an answer. Extra: what server and child \
+         take beyond what the server had before, or what the server says that the fork has \
+         copied, if that is more. Server, child and writer share the host's processors.",
+        &figures.saves,
+    ));
+    tables.push(requests(figures));
+    if !figures.benchmark.is_empty() {
+        tables.push(benchmark(figures));
+    }
+    tables
+}
+
+fn server(figures: &RedisFigures) -> Table {
+    let mut table = Table::new(
+        "Redis: the server, and its fork",
+        "Forks by `BGSAVE` while nobody writes, each timed by the server; the child ends at once. \
+         Most: from one client with 64 writes under way.",
+        1,
+        &[
+            "version",
+            "keys",
+            "resident",
+            "its page tables",
+            "forks",
+            "p50",
+            "p99",
+            "a GiB",
+            "most writes a second",
+            "save, nobody writes",
+        ],
+    );
+    table.row([
+        figures.version.clone(),
+        figures.keys.to_string(),
+        bytes(figures.resident_bytes as f64),
+        bytes(figures.page_table_bytes as f64),
+        figures.forks.to_string(),
+        time(figures.fork_p50_us),
+        time(figures.fork_p99_us),
+        time(figures.fork_us_per_gib()),
+        short(figures.fastest_per_second),
+        time(figures.idle_save_seconds * 1e6),
+    ]);
+    table
+}
+
+/// A table of `rows`; none of no rows.
+pub fn saves(title: &'static str, note: &str, rows: &[SaveRow]) -> Option<Table> {
+    let mut table = Table::new(
+        title,
+        note,
+        1,
+        &[
+            "what",
+            "asked",
+            "written",
+            "pause",
+            "a GiB",
+            "gap before",
+            "gap during",
+            "save",
+            "file",
+            "extra",
+            "child's page tables",
+            "before",
+            "during",
+            "after",
+            "dip",
+            "checked",
+        ],
+    );
+    for row in rows {
+        table.row([
+            format!("{}, {}", row.subject, bytes(row.data_bytes as f64)),
+            percent(row.asked),
+            percent(row.written),
+            time(row.pause_us),
+            time(row.pause_us_per_gib),
+            time(row.gap_before_us),
+            time(row.gap_during_us),
+            time(row.save_seconds * 1e6),
+            bytes(row.file_bytes as f64),
+            row.cost_bytes().map_or_else(|| "-".to_owned(), bytes),
+            row.page_table_bytes.map_or_else(|| "-".to_owned(), |size| bytes(size as f64)),
+            format!("{}/s", short(row.before_per_second)),
+            format!("{}/s", short(row.during_per_second)),
+            format!("{}/s", short(row.after_per_second)),
+            percent(row.dip()),
+            row.checked.to_string(),
+        ]);
+    }
+    (!rows.is_empty()).then_some(table)
+}
+
+fn requests(figures: &RedisFigures) -> Table {
+    let mut table = Table::new(
+        "Redis: how long a write took, from when it was due",
+        "A server that stands still delays all writes that were due meanwhile, and all of them \
+         count.",
+        0,
+        &["written", "writes", "before p50", "before p99", "during p50", "during p99"],
+    );
+    let us = |us: Option<f64>| us.map_or_else(|| "-".to_owned(), time);
+    for row in &figures.saves {
+        table.row([
+            percent(row.written),
+            row.writes.to_string(),
+            us(row.latency_before_p50_us),
+            us(row.latency_before_p99_us),
+            us(row.latency_during_p50_us),
+            us(row.latency_during_p99_us),
+        ]);
+    }
+    table
+}
+
+fn benchmark(figures: &RedisFigures) -> Table {
+    let mut table = Table::new(
+        "redis-benchmark: writes of 1 KiB by 50 clients, as fast as they can",
+        "Before a save and during one, in which it overwrites keys all over the server.",
+        1,
+        &["when", "writes", "a second", "p50", "p99", "longest"],
+    );
+    for row in &figures.benchmark {
+        table.row([
+            format!("{} a save", row.when),
+            row.requests.to_string(),
+            short(row.per_second),
+            time(row.p50_us),
+            time(row.p99_us),
+            time(row.longest_us),
+        ]);
+    }
+    table
+}
