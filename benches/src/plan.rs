@@ -47,11 +47,13 @@ pub enum Section {
     WorkingSet,
     /// Redis saves itself while it is written to.
     Redis,
+    /// A machine is saved while its guest works.
+    VmBgsave,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -68,6 +70,7 @@ impl Section {
         Self::Confinement,
         Self::WorkingSet,
         Self::Redis,
+        Self::VmBgsave,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -89,6 +92,7 @@ impl Section {
             Self::Confinement => "confinement",
             Self::WorkingSet => "working_set",
             Self::Redis => "redis",
+            Self::VmBgsave => "vm_bgsave",
         }
     }
 
@@ -112,6 +116,7 @@ impl Section {
             Self::Confinement => (2.0, 10.0),
             Self::WorkingSet => (1.0, 6.0),
             Self::Redis => (4.0, 100.0),
+            Self::VmBgsave => (4.0, 60.0),
         }
     }
 
@@ -119,7 +124,7 @@ impl Section {
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
             Self::Spawn | Self::Dormant | Self::Redis => &[],
-            Self::LiveFork => &[1024],
+            Self::LiveFork | Self::VmBgsave => &[1024],
             _ => &[256],
         }
     }

@@ -6,6 +6,7 @@
 //! which there are no figures says why.
 
 mod bgsave;
+mod bgsave_rows;
 mod copied;
 mod cow_fork;
 mod eager;
@@ -190,7 +191,6 @@ impl Judgement {
     }
 
     /// It holds for part of what it names.
-    #[expect(dead_code, reason = "the claims about processes use it")]
     fn partly(why: impl Into<String>, measured: impl Into<String>) -> Self {
         Self { verdict: Verdict::Partly, measured: measured.into(), why: why.into() }
     }

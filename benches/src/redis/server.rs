@@ -1,14 +1,14 @@
 //! A Redis server of its own: a directory, a Unix socket, and no configuration of the host's.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use super::client::{Answer, Client};
 use super::failed;
@@ -31,7 +31,7 @@ pub fn installed(program: &str) -> bool {
 /// A server. It is killed, and its directory removed, when this is dropped.
 pub struct Server {
     process: Option<Child>,
-    directory: PathBuf,
+    directory: TempDir,
 }
 
 /// A save that is going on.
@@ -57,12 +57,9 @@ impl Server {
     }
 
     fn start_with(dump: Option<&Path>) -> Result<Self, BenchError> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tine-redis-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        let made = DirBuilder::new().mode(0o700).create(&directory);
-        made.map_err(|source| BenchError::Write { path: directory.clone(), source })?;
+        let directory = tempfile::Builder::new().prefix("tine-redis-").tempdir();
+        let directory =
+            directory.map_err(|source| BenchError::Write { path: std::env::temp_dir(), source })?;
         let mut server = Self { process: None, directory };
         if let Some(dump) = dump {
             fs::rename(dump, server.dump()).map_err(failed("handing a file to a second Redis"))?;
@@ -73,7 +70,7 @@ impl Server {
     }
 
     fn launch(&self) -> Result<Child, BenchError> {
-        let path = self.directory.join("log");
+        let path = self.directory.path().join("log");
         let log = File::create(&path).map_err(|source| BenchError::Write { path, source })?;
         let mut command = Command::new("redis-server");
         command
@@ -81,7 +78,7 @@ impl Server {
             .arg("--unixsocket")
             .arg(self.socket())
             .arg("--dir")
-            .arg(&self.directory)
+            .arg(self.directory.path())
             .args(["--dbfilename", DUMP])
             .stdin(Stdio::null())
             .stdout(Stdio::from(log))
@@ -125,7 +122,7 @@ impl Server {
 
     /// What went wrong, with the last line of its log.
     fn failed(&self, doing: &str, reason: &str) -> BenchError {
-        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
         let last = log.lines().next_back().unwrap_or_default();
         failed(doing)(io::Error::other(format!("{reason} ({last})")))
     }
@@ -137,12 +134,12 @@ impl Server {
 
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
-        self.directory.join("socket")
+        self.directory.path().join("socket")
     }
 
     /// The file that it saves to.
     pub fn dump(&self) -> PathBuf {
-        self.directory.join(DUMP)
+        self.directory.path().join(DUMP)
     }
 
     /// A client with a connection of its own.
@@ -230,7 +227,5 @@ impl Drop for Server {
             // What was killed can be waited for; there is nobody to tell if not.
             let _ = process.wait();
         }
-        // It lies where temporary things lie, in any case.
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }

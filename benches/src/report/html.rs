@@ -115,6 +115,7 @@ fn heading(section: Section) -> &'static str {
         Section::Confinement => "Confinement",
         Section::WorkingSet => "First work",
         Section::Redis => "Redis saves itself",
+        Section::VmBgsave => "A machine is saved while it works",
     }
 }
 

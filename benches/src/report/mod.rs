@@ -42,6 +42,7 @@ use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
 use crate::sections::spawn_rate::SpawnRateRow;
 use crate::sections::teardown::TeardownRow;
+use crate::sections::vm_bgsave::VmBgsave;
 use crate::sections::working_set::WorkingSetRow;
 
 /// Version of the JSON: raised when a key goes or changes its meaning.
@@ -108,6 +109,8 @@ pub struct Report {
     pub working_set: Vec<WorkingSetRow>,
     /// Redis saves itself while it is written to.
     pub redis: Option<RedisFigures>,
+    /// A machine is saved while its guest works.
+    pub vm_bgsave: Option<VmBgsave>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -156,6 +159,7 @@ impl Report {
             confinement: None,
             working_set: vec![],
             redis: None,
+            vm_bgsave: None,
             skipped: vec![],
             seconds: 0.0,
         }

@@ -21,6 +21,10 @@ pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> 
             Some(figures) => saves("Redis BGSAVE", "writes a second", &figures.saves)?,
             None => vec![],
         },
+        Section::VmBgsave => match &report.vm_bgsave {
+            Some(figures) => saves("A machine is saved", "pages written a second", &figures.saves)?,
+            None => vec![],
+        },
         _ => vec![],
     };
     Ok(plots.into_iter().flatten().collect())

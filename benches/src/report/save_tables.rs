@@ -1,9 +1,11 @@
 //! Tables of saves of something that is at work.
 
+use super::Report;
 use super::tables::Table;
 use super::units::{bytes, percent, short, time};
 use crate::saves::SaveRow;
 use crate::sections::redis::RedisFigures;
+use crate::sections::vm_bgsave::VmBgsave;
 
 /// What Redis does.
 pub fn redis(figures: &RedisFigures) -> Vec<Table> {
@@ -57,8 +59,90 @@ fn server(figures: &RedisFigures) -> Table {
     table
 }
 
+/// What a machine does, and both side by side.
+pub fn vm(report: &Report) -> Vec<Table> {
+    let Some(figures) = &report.vm_bgsave else { return vec![] };
+    let mut tables = saves(
+        "A machine is saved while its guest works: live snapshot to a file",
+        "The guest writes page after page, scattered over its memory, each when it is due; every \
+         page of what was saved was looked at in a clone. Pause: how long the machine stood \
+         still. Gap: the latest that a write came after it was due, by the guest's own clock. \
+         Extra: what parent and child take beyond what the parent had before.",
+        &figures.saves,
+    );
+    tables.extend(beside(figures, report.redis.as_ref()));
+    tables
+}
+
+/// A machine and a Redis side by side.
+fn beside(figures: &VmBgsave, redis: Option<&RedisFigures>) -> Vec<Table> {
+    let mut table = Table::new(
+        "Side by side: a Redis that saves itself, and a machine that is saved",
+        "Pause: median of all forks while nothing is written. Extra: memory beyond what there was \
+         before, as a part of that, and for each page of 4 KiB or key of 1 KiB that was \
+         written, at the part written. Most work: as fast as client or guest can.",
+        1,
+        &[
+            "what",
+            "holds",
+            "pause p50",
+            "pause p99",
+            "a GiB",
+            "extra of all",
+            "a write",
+            "most work a second",
+            "during a save",
+            "dip",
+        ],
+    );
+    let extras = |rows: &[SaveRow]| {
+        let of = |figure: fn(&SaveRow) -> Option<String>| {
+            let figures = rows.iter().map(|row| figure(row).unwrap_or_else(|| "-".to_owned()));
+            figures.collect::<Vec<_>>().join(", ")
+        };
+        let part = |row: &SaveRow| {
+            let part = percent(row.cost_bytes()? / row.data_bytes as f64);
+            Some(format!("{part} at {}", percent(row.written)))
+        };
+        let each = |row: &SaveRow| Some(bytes(row.cost_bytes()? / (row.writes.max(1)) as f64));
+        [of(part), of(each)]
+    };
+    let row =
+        |what: &str, size: u64, pauses: [f64; 3], rows: &[SaveRow], work: (f64, Option<f64>)| {
+            let [part, each] = extras(rows);
+            let (alone, during) = work;
+            let unknown = || "-".to_owned();
+            let words = [what.to_owned(), bytes(size as f64)];
+            let rest = [
+                part,
+                each,
+                short(alone),
+                during.map_or_else(unknown, short),
+                during.map_or_else(unknown, |during| percent(1.0 - during / alone)),
+            ];
+            words.into_iter().chain(pauses.map(time)).chain(rest).collect::<Vec<_>>()
+        };
+    if let Some(redis) = redis {
+        table.row(row(
+            "redis",
+            redis.resident_bytes,
+            [redis.fork_p50_us, redis.fork_p99_us, redis.fork_us_per_gib()],
+            &redis.saves,
+            (redis.fastest_per_second, redis.fastest_during_per_second),
+        ));
+    }
+    table.row(row(
+        "vm",
+        figures.guest_bytes,
+        [figures.pause_p50_us, figures.pause_p99_us, figures.pause_us_per_gib()],
+        &figures.saves,
+        (figures.fastest_per_second, Some(figures.fastest_during_per_second)),
+    ));
+    vec![table]
+}
+
 /// A table of `rows`; none of no rows.
-pub fn saves(title: &'static str, note: &str, rows: &[SaveRow]) -> Option<Table> {
+fn saves(title: &'static str, note: &str, rows: &[SaveRow]) -> Vec<Table> {
     let mut table = Table::new(
         title,
         note,
@@ -102,7 +186,7 @@ pub fn saves(title: &'static str, note: &str, rows: &[SaveRow]) -> Option<Table>
             row.checked.to_string(),
         ]);
     }
-    (!rows.is_empty()).then_some(table)
+    vec![table]
 }
 
 fn requests(figures: &RedisFigures) -> Table {

@@ -56,6 +56,7 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::Confinement => report.confinement.iter().map(cells::confinement).collect(),
         Section::WorkingSet => vec![cells::working_set(report)],
         Section::Redis => report.redis.iter().flat_map(saves::redis).collect(),
+        Section::VmBgsave => saves::vm(report),
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

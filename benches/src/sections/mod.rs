@@ -19,6 +19,7 @@ pub mod reset;
 pub mod spawn;
 pub mod spawn_rate;
 pub mod teardown;
+pub mod vm_bgsave;
 pub mod working_set;
 
 use tine_abi::pattern::{Pattern, Selection};
@@ -53,6 +54,7 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
         Section::Redis => report.redis = redis::run(bench)?,
+        Section::VmBgsave => report.vm_bgsave = Some(vm_bgsave::run(bench)?),
     }
     Ok(())
 }
