@@ -49,11 +49,13 @@ pub enum Section {
     Redis,
     /// A machine is saved while its guest works.
     VmBgsave,
+    /// A Redis in a Linux guest saves itself, and the guest is saved.
+    RedisGuest,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -71,6 +73,7 @@ impl Section {
         Self::WorkingSet,
         Self::Redis,
         Self::VmBgsave,
+        Self::RedisGuest,
     ];
 
     /// Its name, in JSON and for `--only`.
@@ -93,6 +96,7 @@ impl Section {
             Self::WorkingSet => "working_set",
             Self::Redis => "redis",
             Self::VmBgsave => "vm_bgsave",
+            Self::RedisGuest => "redis_guest",
         }
     }
 
@@ -117,13 +121,14 @@ impl Section {
             Self::WorkingSet => (1.0, 6.0),
             Self::Redis => (4.0, 100.0),
             Self::VmBgsave => (4.0, 60.0),
+            Self::RedisGuest => (8.0, 40.0),
         }
     }
 
     /// Sizes of the guests that it needs, MiB, where the plan does not choose them.
     pub const fn guests_mib(self) -> &'static [u64] {
         match self {
-            Self::Spawn | Self::Dormant | Self::Redis => &[],
+            Self::Spawn | Self::Dormant | Self::Redis | Self::RedisGuest => &[],
             Self::LiveFork | Self::VmBgsave => &[1024],
             _ => &[256],
         }

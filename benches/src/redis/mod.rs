@@ -4,6 +4,7 @@
 pub mod benchmark;
 pub mod client;
 pub mod cut;
+pub mod guest;
 pub mod record;
 pub mod save;
 pub mod server;

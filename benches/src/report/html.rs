@@ -115,6 +115,7 @@ fn heading(section: Section) -> &'static str {
         Section::Confinement => "Confinement",
         Section::WorkingSet => "First work",
         Section::Redis => "Redis saves itself",
+        Section::RedisGuest => "A Redis in a Linux guest, saved both ways",
         Section::VmBgsave => "A machine is saved while it works",
     }
 }

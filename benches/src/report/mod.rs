@@ -38,6 +38,7 @@ use crate::sections::ledger::LedgerRow;
 use crate::sections::live_fork::LiveForkRow;
 use crate::sections::read_faults::ReadRow;
 use crate::sections::redis::RedisFigures;
+use crate::sections::redis_guest::RedisGuest;
 use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
 use crate::sections::spawn_rate::SpawnRateRow;
@@ -111,6 +112,8 @@ pub struct Report {
     pub redis: Option<RedisFigures>,
     /// A machine is saved while its guest works.
     pub vm_bgsave: Option<VmBgsave>,
+    /// A Redis in a Linux guest saves itself, and the guest is saved.
+    pub redis_guest: Option<RedisGuest>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -160,6 +163,7 @@ impl Report {
             working_set: vec![],
             redis: None,
             vm_bgsave: None,
+            redis_guest: None,
             skipped: vec![],
             seconds: 0.0,
         }

@@ -5,6 +5,7 @@ use super::tables::Table;
 use super::units::{bytes, percent, short, time};
 use crate::saves::SaveRow;
 use crate::sections::redis::RedisFigures;
+use crate::sections::redis_guest::RedisGuest;
 use crate::sections::vm_bgsave::VmBgsave;
 
 /// What Redis does.
@@ -139,6 +140,45 @@ fn beside(figures: &VmBgsave, redis: Option<&RedisFigures>) -> Vec<Table> {
         (figures.fastest_per_second, Some(figures.fastest_during_per_second)),
     ));
     vec![table]
+}
+
+/// A Redis in a Linux guest.
+pub fn guest(figures: &RedisGuest) -> Table {
+    let mut table = Table::new(
+        "Redis in a Linux guest: BGSAVE inside, and a live snapshot of the whole machine",
+        "One connection writes as fast as it can. Every key was looked at in the file of \
+         `BGSAVE`, in the server of a clone of the snapshot, and in the file that that server \
+         saved: each of one instant.",
+        1,
+        &["by", "guest", "keys", "pause", "save", "writes a second", "before", "checked"],
+    );
+    let rows = [
+        (
+            "BGSAVE",
+            figures.bgsave_fork_us,
+            figures.bgsave_seconds,
+            figures.during_bgsave_per_second,
+        ),
+        (
+            "live snapshot",
+            figures.snapshot_pause_us,
+            figures.snapshot_seconds,
+            figures.during_snapshot_per_second,
+        ),
+    ];
+    for (by, pause, seconds, rate) in rows {
+        table.row([
+            by.to_owned(),
+            bytes(figures.guest_bytes as f64),
+            figures.keys.to_string(),
+            time(pause),
+            time(seconds * 1e6),
+            short(rate),
+            short(figures.before_per_second),
+            figures.checked.to_string(),
+        ]);
+    }
+    table
 }
 
 /// A table of `rows`; none of no rows.

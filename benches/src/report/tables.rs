@@ -57,6 +57,7 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::WorkingSet => vec![cells::working_set(report)],
         Section::Redis => report.redis.iter().flat_map(saves::redis).collect(),
         Section::VmBgsave => saves::vm(report),
+        Section::RedisGuest => report.redis_guest.iter().map(saves::guest).collect(),
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

@@ -15,6 +15,7 @@ mod parents;
 pub mod parts;
 pub mod read_faults;
 pub mod redis;
+pub mod redis_guest;
 pub mod reset;
 pub mod spawn;
 pub mod spawn_rate;
@@ -54,6 +55,7 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
         Section::Redis => report.redis = redis::run(bench)?,
+        Section::RedisGuest => report.redis_guest = redis_guest::run(bench, &report.host)?,
         Section::VmBgsave => report.vm_bgsave = Some(vm_bgsave::run(bench)?),
     }
     Ok(())
