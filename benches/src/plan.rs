@@ -120,7 +120,7 @@ impl Section {
             Self::Confinement => (2.0, 10.0),
             Self::WorkingSet => (1.0, 6.0),
             Self::Redis => (4.0, 100.0),
-            Self::VmBgsave => (4.0, 60.0),
+            Self::VmBgsave => (5.0, 100.0),
             Self::RedisGuest => (8.0, 40.0),
         }
     }

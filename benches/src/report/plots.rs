@@ -147,7 +147,7 @@ fn saves(
         let points = row.timeline.iter().map(|bin| (bin.ms / 1e3, bin.per_second)).collect();
         let name = format!("{} written", percent(row.written));
         let plot = TimePlot {
-            title: format!("{what}: throughput while {name}"),
+            title: format!("{what}: throughput, {name} during the save"),
             axis,
             tick: short,
             lines: vec![TimeLine { name, color, points }],
@@ -158,12 +158,16 @@ fn saves(
     let lines = rows.iter().enumerate().map(|(color, row)| TimeLine {
         name: format!("{} written", percent(row.written)),
         color,
-        points: row.memory.iter().map(|point| (point.ms / 1e3, point.extra_bytes)).collect(),
+        points: row
+            .memory
+            .iter()
+            .map(|point| (point.ms / 1e3, point.extra_bytes / f64::from(1 << 20)))
+            .collect(),
     });
     let memory = TimePlot {
         title: format!("{what}: memory beyond what there was before"),
         axis: "memory",
-        tick: bytes,
+        tick: |mib| format!("{} MiB", short(mib)),
         lines: lines.collect(),
         span: None,
     };

@@ -11,7 +11,7 @@ use crate::meminfo::MemInfo;
 
 /// A reading walks all page tables of both, and takes their processor meanwhile: one in so
 /// many parts of the time may go for it.
-const SHARE: u32 = 12;
+const SHARE: u32 = 8;
 /// Least time between two readings.
 const LEAST: Duration = Duration::from_millis(50);
 /// How long a child may take to be seen.
@@ -86,12 +86,8 @@ pub fn watch<'scope>(
         while !ended.load(Ordering::Relaxed) {
             let at = Instant::now();
             // One that is gone between the look and the reading has nothing to tell.
-            let Some((extra, private)) = reading(parent, child, before) else { break };
-            points.push(MemoryPoint {
-                ms: (at - begun).as_secs_f64() * 1e3,
-                extra_bytes: extra,
-                child_private_bytes: private,
-            });
+            let Some(point) = point((parent, child), before, begun) else { break };
+            points.push(point);
             let pause = (at.elapsed() * SHARE).max(LEAST);
             let until = Instant::now() + pause;
             while Instant::now() < until && !ended.load(Ordering::Relaxed) {
@@ -102,12 +98,18 @@ pub fn watch<'scope>(
     })
 }
 
-fn reading(parent: u32, child: u32, before: u64) -> Option<(f64, f64)> {
+/// What both take now; none where one of them has ended.
+pub fn point((parent, child): (u32, u32), before: u64, begun: Instant) -> Option<MemoryPoint> {
+    let ms = begun.elapsed().as_secs_f64() * 1e3;
     let child = MemInfo::shared_by(child).ok()?;
     let (child_pss, private) = (child.get("Pss")?, child.get("Private_Dirty")?);
     // A process that has ended has no memory: its whole share is with the parent again.
     let parent = (child_pss > 0).then(|| pss(parent).ok())??;
-    Some(((parent + child_pss) as f64 - before as f64, private as f64))
+    Some(MemoryPoint {
+        ms,
+        extra_bytes: (parent + child_pss) as f64 - before as f64,
+        child_private_bytes: private as f64,
+    })
 }
 
 #[cfg(test)]

@@ -17,9 +17,14 @@ use crate::bench::Bench;
 use crate::daemon::{Daemon, spawn};
 use crate::host::HostFacts;
 use crate::measure::{Better, Unit};
+use crate::meminfo::MemInfo;
 use crate::redis::guest::GuestRedis;
 
 const IMAGE: &str = "redis";
+/// Copies of the guest that must fit into memory: image, guest, clone, and a file of it.
+const GUESTS: u64 = 4;
+/// Memory that stays free beside them, MiB.
+const SPARE_MIB: u64 = 512;
 /// How long the file of a snapshot may take.
 const SAVE_LIMIT: Duration = Duration::from_secs(300);
 
@@ -59,9 +64,11 @@ pub fn run(bench: &mut Bench, host: &HostFacts) -> Result<Option<RedisGuest>, Be
         bench.skip(NAME, "there is no image `redis`; make it: tine image build redis");
         return Ok(None);
     }
-    // Server, both files, and a second server that has loaded one.
+    // In the guest: server, both files, and a second server that has loaded one.
     let mib: u64 = bench.plan.choose(256, 1024);
-    if let Some(reason) = bench.rig.no_room_for(mib)? {
+    let (needed, available) = (GUESTS * mib + SPARE_MIB, MemInfo::read()?.need("MemAvailable")?);
+    if available >> 20 < needed {
+        let reason = format!("it takes {needed} MiB, and {} MiB are available", available >> 20);
         bench.skip(NAME, reason);
         return Ok(None);
     }

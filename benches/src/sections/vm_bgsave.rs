@@ -189,7 +189,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Has `frozen` write its file, until `stop`.
-    fn write(&self, mut frozen: FrozenCell, stop: &AtomicBool) -> Result<(), BenchError> {
+    fn write(&self, frozen: &mut FrozenCell, stop: &AtomicBool) -> Result<(), BenchError> {
         const DOING: &str = "writing a snapshot file";
         let failed = |error| Fault::internal(&error);
         let unfinished = Unfinished::create(&self.file()).map_err(failed).doing(DOING)?;
@@ -200,8 +200,8 @@ impl<'a> Subject<'a> {
 
     fn idle_save(&self) -> Result<f64, BenchError> {
         let begun = Instant::now();
-        let (frozen, _) = self.freeze()?;
-        self.write(frozen, &AtomicBool::new(false))?;
+        let (mut frozen, _) = self.freeze()?;
+        self.write(&mut frozen, &AtomicBool::new(false))?;
         Ok(begun.elapsed().as_secs_f64())
     }
 
@@ -210,10 +210,10 @@ impl<'a> Subject<'a> {
         self.renew_all(1)?;
         let at_work = self.renew(1, u64::MAX)?;
         let alone = self.pace(time)?;
-        let (frozen, _) = self.freeze()?;
+        let (mut frozen, _) = self.freeze()?;
         let stop = AtomicBool::new(false);
         let during = thread::scope(|scope| {
-            let save = scope.spawn(|| self.write(frozen, &stop));
+            let save = scope.spawn(|| self.write(&mut frozen, &stop));
             let end = StopAtEnd(&stop);
             let during = self.pace(time);
             let in_time = !save.is_finished();
@@ -269,18 +269,21 @@ impl<'a> Subject<'a> {
             let pss_before = memory::pss(self.cell.pid())?;
             let beats_before = self.heartbeat()?;
             let begun = Instant::now();
-            let (frozen, pause) = self.freeze()?;
+            let (mut frozen, pause) = self.freeze()?;
             let page_table_bytes = memory::page_tables(frozen.pid())?;
             let unwatched = StopAtEnd(&over);
             let pids = (self.cell.pid(), frozen.pid());
             let watch = memory::watch(scope, pids, pss_before, begun, &over);
-            self.write(frozen, &AtomicBool::new(false))?;
+            self.write(&mut frozen, &AtomicBool::new(false))?;
             let ended = Instant::now();
             drop(unwatched);
+            let mut memory = watch.join().map_err(|_| panicked())?;
+            // All that was copied is there until the child is gone.
+            memory.extend(memory::point(pids, pss_before, begun));
+            drop(frozen);
             thread::sleep(around);
             drop(end);
             let completions = looks.join().map_err(|_| panicked())??;
-            let memory = watch.join().map_err(|_| panicked())?;
             let saved = Saved {
                 span: Span { begun, ended },
                 pause,
