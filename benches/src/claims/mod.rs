@@ -6,6 +6,7 @@
 //! which there are no figures says why.
 
 mod bgsave;
+mod bgsave_rows;
 mod by_hand;
 mod copied;
 mod cow_fork;
