@@ -27,6 +27,8 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub struct MemoryLimit {
     group: PathBuf,
     version: Version,
+    /// Whether it was made here, and has to go.
+    made: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,40 @@ impl MemoryLimit {
         Self::below(&own, warden)
     }
 
+    /// An empty group; the reason where there can be none.
+    pub fn empty() -> Result<Self, String> {
+        let mut why = "there is no memory controller".to_owned();
+        for parent in own_group().into_iter().chain(own_group_2()) {
+            match Self::new_in(&parent) {
+                Ok(limit) if limit.group.join(limit.version.usage()).exists() => return Ok(limit),
+                // It goes again.
+                Ok(_) => why = format!("{} hands no memory controller down", parent.display()),
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> std::path::Display<'_> {
+        self.group.display()
+    }
+
+    fn new_in(parent: &Path) -> Result<Self, String> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let group = parent.join(format!("tine-bench-{}-{number}", std::process::id()));
+        match fs::create_dir(&group) {
+            Ok(()) if group.join(Version::One.usage()).exists() => {
+                Ok(Self { group, version: Version::One, made: true })
+            }
+            Ok(()) => Ok(Self { group, version: Version::Two, made: true }),
+            Err(error) => {
+                let at = parent.display();
+                Err(format!("no control group can be made in {at}: {error}"))
+            }
+        }
+    }
+
     /// Version 2: `first` is in a leaf, and the limit is for the group of all leaves.
     fn of_leaves(first: &Cell) -> Result<Result<Self, String>, BenchError> {
         let groups = read(&PathBuf::from(format!("/proc/{}/cgroup", first.pid())))?;
@@ -84,7 +120,7 @@ impl MemoryLimit {
         let Some(all) = group.as_deref().and_then(Path::parent) else {
             return Ok(Err("the control group of a cell can't be found".into()));
         };
-        let limit = Self { group: all.to_path_buf(), version: Version::Two };
+        let limit = Self { group: all.to_path_buf(), version: Version::Two, made: false };
         match limit.write(Version::Two.limit().0, Version::Two.limit().1) {
             Ok(()) => Ok(Ok(limit)),
             Err(error) => Ok(Err(format!("{} can't be limited: {error}", all.display()))),
@@ -93,12 +129,10 @@ impl MemoryLimit {
 
     /// Version 1: a new group below `own`, with process `pid` in it.
     fn below(own: &Path, pid: u64) -> Result<Result<Self, String>, BenchError> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let group = own.join(format!("tine-bench-{}-{number}", std::process::id()));
-        if let Err(error) = fs::create_dir(&group) {
-            return Ok(Err(format!("no control group can be made in {}: {error}", own.display())));
-        }
-        let limit = Self { group, version: Version::One };
+        let limit = match Self::new_in(own) {
+            Ok(limit) => limit,
+            Err(reason) => return Ok(Err(reason)),
+        };
         match limit.write("cgroup.procs", &pid.to_string()) {
             Ok(()) => Ok(Ok(limit)),
             Err(error) => Ok(Err(format!("no process can be moved into a group: {error}"))),
@@ -141,8 +175,8 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // The group of version 2 is the nursery's, which removes it.
-        if self.version == Version::Two {
+        // That of a nursery is removed by it, and used until then.
+        if !self.made {
             return;
         }
         for _ in 0..EMPTY_TRIES {
@@ -166,6 +200,16 @@ fn own_group() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     in_mount(&mounts, memory_path(&groups)?, is_memory)
+}
+
+/// Where a group of version 2 may be made, whose memory can be limited: below that of this
+/// process, or, where the process was moved out of the way, beside it.
+fn own_group_2() -> Vec<PathBuf> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let (groups, mounts) = (read("/proc/self/cgroup"), read("/proc/self/mountinfo"));
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let own = own.and_then(|path| in_mount(&mounts, path, is_version_2));
+    own.iter().flat_map(|own| own.ancestors().take(2)).map(Path::to_path_buf).collect()
 }
 
 /// The path of the group that a `memory` line of /proc/PID/cgroup names.

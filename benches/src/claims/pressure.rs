@@ -1,5 +1,7 @@
 //! Under memory pressure: section 11 of the source text.
 
+use tine_forkbench::rows::Way;
+
 use super::{Judgement, Row, Said, Subject};
 use crate::plan::Section;
 use crate::report::Report;
@@ -13,6 +15,30 @@ pub fn said() -> Said {
         title: "Under memory pressure",
         claim: "With a limit just above the size of one guest eager cloning fails, and copy-on-write cloning goes on until private pages fill it; what then fails is one clone, with a clear error, never the parent.",
         rows: vec![
+            Row::new(
+                Subject::Process,
+                "with a limit a quarter of a parent above the parent an eager copy fails",
+                Section::Pressure,
+                eager_child_fails,
+            ),
+            Row::new(
+                Subject::Process,
+                "under the same limit forks go on until private pages fill it",
+                Section::Pressure,
+                forks_go_on,
+            ),
+            Row::new(
+                Subject::Process,
+                "what fails is one child, never the parent, if the kernel is left to choose",
+                Section::Pressure,
+                |report| parents_live(report, false),
+            ),
+            Row::new(
+                Subject::Process,
+                "the same, if it is told to end children first (oom_score_adj)",
+                Section::Pressure,
+                |report| parents_live(report, true),
+            ),
             Row::new(
                 Subject::Vm,
                 "with a limit a quarter of a guest above one guest an eager copy fails",
@@ -80,6 +106,54 @@ pub fn said() -> Said {
             "cat /proc/PID/oom_score_adj   # of a sandbox, and of a fork of it",
         ],
     }
+}
+
+fn eager_child_fails(report: &Report) -> Option<Judgement> {
+    let row = report.process_pressure.iter().find(|row| row.way == Way::Eager)?;
+    Some(Judgement::when(
+        row.made == 0,
+        "none is made",
+        format!(
+            "{} copies of {} made with {} beside the parent: {}",
+            row.made,
+            bytes(row.size_bytes as f64),
+            bytes(row.room_bytes as f64),
+            row.error
+        ),
+    ))
+}
+
+fn forks_go_on(report: &Report) -> Option<Judgement> {
+    let mut rows = report.process_pressure.iter().filter(|row| row.way == Way::Fork);
+    let row = rows.find(|row| row.written == 0.01)?;
+    let private = row.made as f64 * row.written * row.size_bytes as f64 / row.room_bytes as f64;
+    let words = format!(
+        "{} children that wrote 1 % each in {}; {} of it are pages that they wrote",
+        row.made,
+        bytes(row.room_bytes as f64),
+        percent(private)
+    );
+    Some(match (row.made > 1, private > 0.5) {
+        (true, true) => Judgement::when(true, "several, and most of it are their pages", words),
+        (true, false) => {
+            Judgement::partly("several, but most of it is page tables and the kernel's", words)
+        }
+        (false, _) => Judgement::when(false, "several", words),
+    })
+}
+
+fn parents_live(report: &Report, ranked: bool) -> Option<Judgement> {
+    let rows = report.process_pressure.iter().filter(|row| row.ranked == ranked);
+    let rows: Vec<&tine_forkbench::rows::PressureRow> = rows.collect();
+    let ended = rows.iter().map(|row| format!("{} {}", row.way.name(), row.ended.words()));
+    let words = ended.collect::<Vec<_>>().join(", ");
+    (!rows.is_empty()).then(|| {
+        Judgement::when(
+            rows.iter().all(|row| row.parent_intact && row.intact == row.alive),
+            "the parent is alive, and it and all children left have what they had and wrote",
+            format!("ended: {words}"),
+        )
+    })
 }
 
 fn tried<'a>(report: &'a Report, what: &str, written: f64) -> Option<&'a PressureRow> {

@@ -4,6 +4,44 @@ use super::Report;
 use super::tables::Table;
 use super::units::{bytes, percent, time};
 
+pub fn process_pressure(report: &Report) -> Table {
+    let mut table = Table::new(
+        "Pressure: children of a process whose memory is limited with theirs, until one fails",
+        "The room is what the limit leaves beside the parent's memory. The kernel chooses whom to \
+         end: among all alike, or, where told so (`oom_score_adj`), children first.",
+        4,
+        &[
+            "child",
+            "kernel's choice",
+            "ended",
+            "error",
+            "parent's",
+            "written",
+            "room",
+            "made",
+            "parent",
+            "alive",
+            "intact",
+        ],
+    );
+    for row in &report.process_pressure {
+        table.row([
+            row.way.name().to_owned(),
+            if row.ranked { "children first" } else { "all alike" }.to_owned(),
+            row.ended.words().to_owned(),
+            row.error.clone(),
+            bytes(row.size_bytes as f64),
+            percent(row.written),
+            bytes(row.room_bytes as f64),
+            row.made.to_string(),
+            if row.parent_intact { "intact" } else { "lost" }.to_owned(),
+            row.alive.to_string(),
+            row.intact.to_string(),
+        ]);
+    }
+    table
+}
+
 /// A figure, or a dash where there is none.
 fn or_none(figure: Option<f64>, words: fn(f64) -> String) -> String {
     figure.map_or_else(|| "-".to_owned(), words)

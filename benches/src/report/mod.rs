@@ -130,6 +130,8 @@ pub struct Report {
     pub working_set: Vec<WorkingSetRow>,
     /// Cells under a limit on their memory.
     pub pressure: Vec<PressureRow>,
+    /// The same of processes.
+    pub process_pressure: Vec<tine_forkbench::rows::PressureRow>,
     /// What a clone copies, and what it shares.
     pub vm_copied: Vec<CopiedRow>,
     /// What counters say of pages that a clone wrote.
@@ -206,6 +208,7 @@ impl Report {
             confinement: None,
             working_set: vec![],
             pressure: vec![],
+            process_pressure: vec![],
             vm_copied: vec![],
             vm_seen: None,
             vm_page_tables: None,

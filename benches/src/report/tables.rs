@@ -58,7 +58,7 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::Cells => report.cells.iter().map(cells::cells).collect(),
         Section::Confinement => report.confinement.iter().map(cells::confinement).collect(),
         Section::WorkingSet => vec![cells::working_set(report)],
-        Section::Pressure => vec![memory::pressure(report)],
+        Section::Pressure => vec![memory::pressure(report), memory::process_pressure(report)],
         Section::VmCopied => vec![memory::copied(report), memory::seen(report)],
         Section::VmTimeline => vec![memory::timeline(report)],
         Section::Backing => vec![memory::backing(report)],

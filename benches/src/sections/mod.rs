@@ -62,7 +62,10 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::Cells => report.cells = Some(cells::run(bench)?),
         Section::Confinement => report.confine(confinement::run(bench)?),
         Section::WorkingSet => report.working_set = working_set::run(bench)?,
-        Section::Pressure => report.pressure = pressure::run(bench)?,
+        Section::Pressure => {
+            report.pressure = pressure::run(bench)?;
+            report.process_pressure = process::pressure::run(bench)?;
+        }
         Section::VmCopied => {
             report.vm_copied = vm_copied::run(bench, report.density.as_ref())?;
             let (seen, tables) = vm_seen::run(bench)?;

@@ -106,7 +106,8 @@ impl Trial {
 /// Tries all of it. Nothing where memory can't be limited here.
 pub fn run(bench: &mut Bench) -> Result<Vec<PressureRow>, BenchError> {
     let (mib, clone_room_mib) = bench.plan.choose((64, 48), (256, 512));
-    bench.progress.steps(Trial::ALL.len());
+    // And one for processes.
+    bench.progress.steps(Trial::ALL.len() + 1);
     // Two for each: its channel and its process.
     raise_descriptors()?;
     let snapshot = bench.rig.snapshot(mib)?;
@@ -120,7 +121,7 @@ pub fn run(bench: &mut Bench) -> Result<Vec<PressureRow>, BenchError> {
         let arena = match Arena::make(&snapshot, mib)? {
             Ok(arena) => arena,
             Err(reason) => {
-                bench.skip("pressure", reason);
+                bench.skip("pressure: cells", reason);
                 return Ok(vec![]);
             }
         };

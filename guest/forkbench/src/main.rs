@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tine_forkbench::args::{Args, Size};
 use tine_forkbench::failure::{During, Failure, chain};
-use tine_forkbench::probes::{copied, faults, spawn, tables, timeline, tuning};
+use tine_forkbench::probes::{copied, faults, pressure, spawn, tables, timeline, tuning};
 use tine_forkbench::rows::{Backing, Density, Order, Row, Way};
 use tine_forkbench::{program, room};
 
@@ -20,6 +20,7 @@ vfork_exec,fork_exec,posix_spawn --rounds 20 --eager-rounds 20
   timeline  --size 500M --rounds 5
   copied    --rounds 200 --children 200
   tuning    --size 100M --rounds 5
+  pressure  --size 256M --room 64M --group DIR     (an empty control group with the memory controller)
   nop       end at once: what children execute";
 
 /// The program that children execute: this one.
@@ -101,6 +102,13 @@ fn run() -> Result<(), Failure> {
             let options = tuning::Options { size, rounds: args.take("rounds", 5)? };
             args.finish()?;
             tuning::run(&options, &mut print)
+        }
+        "pressure" => {
+            let size = size(&mut args, 256 << 20)?;
+            let room = args.take("room", Size(size / 4))?.0;
+            let group = args.take("group", String::new())?.into();
+            args.finish()?;
+            pressure::run(&pressure::Options { size, room, group }, &mut print)
         }
         _ => Err(Failure::Usage(format!("there is no probe {probe:?}"))),
     }

@@ -22,6 +22,8 @@ pub enum Row {
     Copied(CopiedRow),
     /// Of the probe `tuning`.
     Tuning(TuningRow),
+    /// Of the probe `pressure`.
+    Pressure(PressureRow),
     /// Something that this host can't show.
     NotMeasured(NotMeasured),
 }
@@ -451,6 +453,58 @@ pub struct TuningRow {
     pub before: Side,
     /// With it.
     pub after: Side,
+}
+
+/// Who has ended when memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The child that was being made, or wrote.
+    Newest,
+    /// One that was made before.
+    Earlier,
+    /// Their parent.
+    Parent,
+}
+
+impl Ended {
+    /// In words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Newest => "the newest",
+            Self::Earlier => "an earlier one",
+            Self::Parent => "the parent",
+        }
+    }
+}
+
+/// Children under a limit on their and their parent's memory, until one fails.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PressureRow {
+    /// How they are made.
+    pub way: Way,
+    /// Part of the region that each writes, 0 to 1.
+    pub written: f64,
+    /// Whether the kernel was told (`oom_score_adj`) to end children before their parent.
+    pub ranked: bool,
+    /// Size of the parent's region.
+    pub size_bytes: u64,
+    /// What the limit leaves beside it.
+    pub room_bytes: u64,
+    /// How many were made, and wrote what they were to write, before the first failure.
+    pub made: u64,
+    /// What was told of the failure.
+    pub error: String,
+    /// Who has ended.
+    pub ended: Ended,
+    /// Whether the parent is alive, and has all that it had.
+    pub parent_intact: bool,
+    /// Children that are alive afterwards.
+    pub alive: u64,
+    /// Of those, how many have what they had and wrote.
+    pub intact: u64,
 }
 
 /// Something that this host can't show.

@@ -4,6 +4,7 @@
 
 pub mod copied;
 pub mod faults;
+pub mod pressure;
 pub mod spawn;
 pub mod timeline;
 pub mod tuning;

@@ -2,6 +2,7 @@
 
 pub mod copied;
 pub mod faults;
+pub mod pressure;
 pub mod spawn;
 pub mod tables;
 pub mod timeline;
