@@ -181,8 +181,12 @@ impl Spawned {
 
 /// Asks for a clone.
 pub fn spawn(client: &mut Client, wish: &Value) -> Result<Spawned, BenchError> {
-    const PATH: &str = "/v1/sandboxes";
-    let answer = client.ask("POST", PATH, Some(wish))?;
+    spawn_at(client, "/v1/sandboxes", wish)
+}
+
+/// The same of whatever makes clones at `path`.
+pub fn spawn_at(client: &mut Client, path: &str, wish: &Value) -> Result<Spawned, BenchError> {
+    let answer = client.ask("POST", path, Some(wish))?;
     let sandbox = &answer.body["results"][0]["sandbox"];
     let (id, ladder) = (sandbox["id"].as_str(), &sandbox["ladder"]);
     match (id, ladder["total"].as_f64()) {
@@ -192,7 +196,7 @@ pub fn spawn(client: &mut Client, wish: &Value) -> Result<Spawned, BenchError> {
             us: answer.us,
         }),
         _ => Err(BenchError::Daemon {
-            doing: format!("POST {PATH} of a daemon"),
+            doing: format!("POST {path} of a daemon"),
             reason: format!("no clone that has run: {}", answer.body),
         }),
     }

@@ -147,8 +147,8 @@ pub fn guest(figures: &RedisGuest) -> Table {
     let mut table = Table::new(
         "Redis in a Linux guest: BGSAVE inside, and a live snapshot of the whole machine",
         "One connection writes as fast as it can. Every key was looked at in the file of \
-         `BGSAVE`, in the server of a clone of the snapshot, and in the file that that server \
-         saved: each of one instant.",
+         `BGSAVE`, in the server of a clone of the snapshot, in the file that that server saved, \
+         and in a child of the running machine: each of one instant.",
         1,
         &["by", "guest", "keys", "pause", "save", "writes a second", "before", "checked"],
     );

@@ -1,8 +1,8 @@
 //! A Redis in a Linux guest: `BGSAVE` inside against a live snapshot of the whole machine.
 //!
 //! One connection writes key after key as fast as it can all the while. Every key is looked at
-//! three times: in the file that `BGSAVE` has written, in the server of a clone of the snapshot,
-//! and in the file that that server writes.
+//! four times: in the file that `BGSAVE` has written, in the server of a clone of the snapshot, in
+//! the file that that server writes, and in the server of a child of the running machine.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::BenchError;
 use crate::bench::Bench;
-use crate::daemon::{Daemon, spawn};
+use crate::daemon::{Daemon, spawn, spawn_at};
 use crate::host::HostFacts;
 use crate::measure::{Better, Unit};
 use crate::meminfo::MemInfo;
@@ -120,6 +120,10 @@ pub fn run(bench: &mut Bench, host: &HostFacts) -> Result<Option<RedisGuest>, Be
     cloned.save()?;
     cloned.check_saved()?;
     clone.kill(&mut client)?;
+    let path = format!("/v1/sandboxes/{}/fork", parent.id);
+    let child = spawn_at(&mut client, &path, &json!({ "count": 1 }))?;
+    GuestRedis::of(&daemon, &child.id, keys).check()?;
+    child.kill(&mut client)?;
     // The parent's goes on unharmed.
     redis.check()?;
     parent.kill(&mut client)?;
