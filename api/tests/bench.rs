@@ -127,10 +127,10 @@ fn a_comparison_tells_worse_from_the_same_by_its_exit_code() {
 
     // Ten times as slow in everything.
     let mut slow = read(&path("a.json"));
+    let times = |value: &Value| json!(value.as_f64().unwrap() * 10.0);
     for measure in slow["measures"].as_array_mut().unwrap() {
-        let times = |value: &Value| json!(value.as_f64().unwrap() * 10.0);
         measure["p50"] = times(&measure["p50"]);
-        measure["samples"] = measure["samples"].as_array().unwrap().iter().map(times).collect();
+        measure["samples"] = measure["samples"].as_array().unwrap().iter().map(&times).collect();
     }
     fs::write(path("slow.json"), slow.to_string()).unwrap();
     let worse = compare("a.json", "slow.json");

@@ -130,8 +130,13 @@ pub struct AtWork {
 impl AtWork {
     /// Sets the guest of `cell` to work.
     pub fn begin(cell: &Arc<Cell>) -> Result<Self, BenchError> {
+        Self::on(cell, beat())
+    }
+
+    /// Sets the guest of `cell` to `command`, which has no end.
+    pub fn on(cell: &Arc<Cell>, command: Command) -> Result<Self, BenchError> {
         let own = Arc::clone(cell);
-        let thread = std::thread::spawn(move || own.work(0, &beat(), WORK_LIMIT));
+        let thread = std::thread::spawn(move || own.work(0, &command, WORK_LIMIT));
         until(|| Ok(cell.busy()))?;
         Ok(Self { cell: Arc::clone(cell), thread })
     }
@@ -144,14 +149,14 @@ impl AtWork {
         until(|| Ok(exits()?.exits > before + 100))
     }
 
-    /// Has it end.
-    pub fn end(self) -> Result<(), BenchError> {
+    /// Has it end; its answer.
+    pub fn end(self) -> Result<Reply, BenchError> {
         const DOING: &str = "stopping a parent that was to work for ever";
         self.cell.cancel(0).doing(DOING)?;
         let joined = self.thread.join().map_err(|_| Fault::state("its thread panicked"));
         let reply = joined.doing(DOING)?.doing(DOING)?;
         if reply.status == Status::Cancelled {
-            return Ok(());
+            return Ok(reply);
         }
         Err(BenchError::Incomplete { doing: DOING.into(), done: reply.done, asked: u64::MAX })
     }

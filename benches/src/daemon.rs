@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -27,15 +27,28 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one, and waits until it listens.
+    /// Starts one that has no images, and waits until it listens.
     pub fn start() -> Result<Self, BenchError> {
+        Self::start_with(|directory, command| {
+            command.arg("--images").arg(directory.join("images"));
+        })
+    }
+
+    /// Starts one that has this user's images, and keeps its snapshots for itself.
+    pub fn with_images() -> Result<Self, BenchError> {
+        Self::start_with(|directory, command| {
+            command.arg("--state").arg(directory.join("state"));
+        })
+    }
+
+    fn start_with(more: impl Fn(&Path, &mut Command)) -> Result<Self, BenchError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("tine-bench-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         let made = DirBuilder::new().mode(0o700).create(&directory);
         made.map_err(|source| BenchError::Write { path: directory.clone(), source })?;
-        let process = launch(&directory).inspect_err(|_| remove(&directory))?;
+        let process = launch(&directory, more).inspect_err(|_| remove(&directory))?;
         let mut daemon = Self { process, directory, token: String::new() };
         daemon.wait()?;
         Ok(daemon)
@@ -69,6 +82,25 @@ impl Daemon {
             .map_err(|error| self.failed("connecting to a daemon", &error.to_string()))
     }
 
+    /// Runs `script` in the shell of sandbox `id`, which must succeed; its output.
+    pub fn shell(&self, id: &str, script: &str) -> Result<String, BenchError> {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .args(["exec", id, "--", "/bin/sh", "-c", script])
+            .env("TINE_SERVER", format!("unix:{}", self.socket().display()))
+            .env("TINE_TOKEN_FILE", self.directory.join("token"))
+            .stdin(Stdio::null());
+        let output = command.output();
+        let output = output.map_err(|source| BenchError::Call { call: "tine exec", source })?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() {
+            return Ok(text(&output.stdout));
+        }
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        let reason = format!("{}: {out:.300} {err:.300}", output.status);
+        Err(BenchError::Daemon { doing: format!("in a guest: {script:.60}"), reason })
+    }
+
     /// It failed for `reason`; the last of its log goes with it.
     pub fn failed(&self, doing: &str, reason: &str) -> BenchError {
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
@@ -78,7 +110,7 @@ impl Daemon {
 }
 
 /// Starts the running program as a daemon in `directory`.
-fn launch(directory: &std::path::Path) -> Result<Child, BenchError> {
+fn launch(directory: &Path, more: impl Fn(&Path, &mut Command)) -> Result<Child, BenchError> {
     let path = directory.join("log");
     let log = File::create(&path).map_err(|source| BenchError::Write { path, source })?;
     let mut command = Command::new("/proc/self/exe");
@@ -87,13 +119,12 @@ fn launch(directory: &std::path::Path) -> Result<Child, BenchError> {
         .arg(format!("unix:{}", directory.join("socket").display()))
         .arg("--token-file")
         .arg(directory.join("token"))
-        .arg("--images")
-        .arg(directory.join("images"))
         // What a daemon writes down for every request is measured with it.
         .env("TINE_LOG", "info")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::from(log));
+    more(directory, &mut command);
     let end_with_parent = || {
         // SAFETY: sets a property of the new process, before its program starts.
         match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
@@ -133,7 +164,8 @@ impl Drop for Daemon {
 
 /// A clone that the daemon has made.
 pub struct Spawned {
-    id: String,
+    /// Its id.
+    pub id: String,
     /// Where its cell came from.
     pub cell: String,
     /// From the request to the whole answer, microseconds.
@@ -149,8 +181,12 @@ impl Spawned {
 
 /// Asks for a clone.
 pub fn spawn(client: &mut Client, wish: &Value) -> Result<Spawned, BenchError> {
-    const PATH: &str = "/v1/sandboxes";
-    let answer = client.ask("POST", PATH, Some(wish))?;
+    spawn_at(client, "/v1/sandboxes", wish)
+}
+
+/// The same of whatever makes clones at `path`.
+pub fn spawn_at(client: &mut Client, path: &str, wish: &Value) -> Result<Spawned, BenchError> {
+    let answer = client.ask("POST", path, Some(wish))?;
     let sandbox = &answer.body["results"][0]["sandbox"];
     let (id, ladder) = (sandbox["id"].as_str(), &sandbox["ladder"]);
     match (id, ladder["total"].as_f64()) {
@@ -160,7 +196,7 @@ pub fn spawn(client: &mut Client, wish: &Value) -> Result<Spawned, BenchError> {
             us: answer.us,
         }),
         _ => Err(BenchError::Daemon {
-            doing: format!("POST {PATH} of a daemon"),
+            doing: format!("POST {path} of a daemon"),
             reason: format!("no clone that has run: {}", answer.body),
         }),
     }

@@ -83,6 +83,27 @@ pub enum BenchError {
         /// What it said, or how it ended.
         reason: String,
     },
+    /// A Redis server did not do what was to be measured.
+    #[error("{doing} failed")]
+    Redis {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// What was saved is not what there was at one instant.
+    #[error("{mismatches} of {checked} {things} of a save are not of one instant: {first}")]
+    Torn {
+        /// Of what it is made.
+        things: &'static str,
+        /// How many were looked at.
+        checked: u64,
+        /// How many of them are wrong.
+        mismatches: u64,
+        /// The first of them.
+        first: String,
+    },
     /// A clone was made but not seen to run, so there is nothing to report.
     #[error("{doing}: no first instruction was seen within {seconds} s")]
     NoFirstInstruction {

@@ -31,10 +31,12 @@ mod peers;
 mod plan;
 mod process;
 mod progress;
+mod redis;
 mod render;
 mod report;
 mod rig;
 mod run;
+mod saves;
 mod sections;
 mod stats;
 

@@ -63,13 +63,19 @@ pub enum Section {
     ProcessCopied,
     /// Advice for processes that fork.
     ProcessTuning,
+    /// Redis saves itself while it is written to.
+    Redis,
+    /// A machine is saved while its guest works.
+    VmBgsave,
+    /// A Redis in a Linux guest saves itself, and the guest is saved.
+    RedisGuest,
     /// Other VMMs beside tine.
     Peers,
 }
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -94,6 +100,9 @@ impl Section {
         Self::ProcessTimeline,
         Self::ProcessCopied,
         Self::ProcessTuning,
+        Self::Redis,
+        Self::VmBgsave,
+        Self::RedisGuest,
         Self::Peers,
     ];
 
@@ -124,6 +133,9 @@ impl Section {
             Self::ProcessTimeline => "process_timeline",
             Self::ProcessCopied => "process_copied",
             Self::ProcessTuning => "process_tuning",
+            Self::Redis => "redis",
+            Self::VmBgsave => "vm_bgsave",
+            Self::RedisGuest => "redis_guest",
             Self::Peers => "peers",
         }
     }
@@ -156,6 +168,9 @@ impl Section {
             Self::ProcessTimeline => (1.0, 10.0),
             Self::ProcessCopied => (1.0, 10.0),
             Self::ProcessTuning => (1.5, 6.0),
+            Self::Redis => (4.0, 100.0),
+            Self::VmBgsave => (5.0, 100.0),
+            Self::RedisGuest => (8.0, 40.0),
             Self::Peers => (3.0, 45.0),
         }
     }
@@ -170,8 +185,10 @@ impl Section {
             | Self::ProcessFaults
             | Self::ProcessTimeline
             | Self::ProcessCopied
-            | Self::ProcessTuning => &[],
-            Self::LiveFork => &[1024],
+            | Self::ProcessTuning
+            | Self::Redis
+            | Self::RedisGuest => &[],
+            Self::LiveFork | Self::VmBgsave => &[1024],
             Self::VmTimeline => &[512],
             _ => &[256],
         }

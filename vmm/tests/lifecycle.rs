@@ -275,3 +275,38 @@ fn the_backend_is_found_by_measuring() {
     let emulated = backend.module == "kvm_pvm";
     assert_eq!(backend.ring0 == Ring0::Emulated, emulated, "{backend:?}");
 }
+
+#[test]
+fn pages_are_renewed_at_their_pace_and_looked_at() {
+    let host = host();
+    let machine = boot(&host, 16, 1);
+    let pages = data_pages(&machine);
+    let all = |op| Command::new(op, Selection::scattered(pages, pages, 3));
+    let first = run(&machine, 0, &all(Op::Renew).seed(7));
+    assert_eq!((first.status, first.done, first.value), (Outcome::Done, pages, 0));
+    let found = |seed| {
+        let reply = run(&machine, 0, &all(Op::Renewed).seed(seed));
+        (reply.value, reply.value2)
+    };
+    assert_eq!(found(7), (pages, 0));
+    // None of the next version yet; of the one before, no page is left.
+    assert_eq!(found(8), (0, 0));
+    assert_eq!(found(9), (0, pages));
+
+    // A page every 2 ms, for 200 ms and a little more.
+    let ticket = machine.submit(0, &all(Op::Renew).seed(8).amount(500)).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    machine.cancel(0).unwrap();
+    let reply = machine.wait(ticket, LIMIT).unwrap();
+    assert_eq!(reply.status, Outcome::Cancelled);
+    let ms = reply.ticks() as f64 / f64::from(machine.tsc_khz());
+    let due = (ms / 2.0) as u64 + 1;
+    assert!(reply.done <= due && reply.done > 0, "{} of {due} in {ms} ms", reply.done);
+    assert!(reply.value2 > 0);
+    assert_eq!(found(8), (reply.done, 0));
+
+    // One page of another version among those that were not renewed again.
+    let last = all(Op::Renew).selection.iter().last().unwrap();
+    run(&machine, 0, &Command::new(Op::Renew, Selection::sequential(last, 1)).seed(1));
+    assert_eq!(found(8), (reply.done, 1));
+}

@@ -2,7 +2,7 @@
 
 use tine_abi::layout::PAGE_SIZE;
 
-use super::{Judgement, Row, Said, Subject};
+use super::{Judgement, Row, Said, Subject, bgsave_rows};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::time;
@@ -13,40 +13,45 @@ pub fn said() -> Said {
         section: 8,
         title: "Point-in-time snapshots: Redis BGSAVE",
         claim: "A server forks; the child writes the data set out; the parent changes about 1 % meanwhile, and only changed pages are duplicated, more under heavy writes.",
-        rows: vec![
-            Row::new(
-                Subject::Vm,
-                "a snapshot of a running server costs what it has written, not what it holds",
-                Section::LiveFork,
-                pause_follows_writes,
-            ),
-            Row::new(
-                Subject::Vm,
-                "several children cost the parent one pause",
-                Section::LiveFork,
-                siblings_share,
-            ),
-            Row::new(
-                Subject::Vm,
-                "fork(2) of a guest with 10,000 dirty pages stops it for less time than copying them",
-                Section::LiveFork,
-                process_pauses_less,
-            ),
-            Row::new(
-                Subject::Vm,
-                "after fork(2) a parent pays for every page that it writes again, after copying it does not",
-                Section::LiveFork,
-                process_pays_later,
-            ),
-            Row::new(
-                Subject::Vm,
-                "a hundred children cost their parent one pause",
-                Section::Fanout,
-                one_pause,
-            ),
-        ],
-        by_hand: &["tine bench --only live-fork,fanout"],
+        rows: bgsave_rows::rows().into_iter().chain(tine_rows()).collect(),
+        by_hand: &["tine bench --only redis,vm-bgsave,live-fork,fanout"],
     }
+}
+
+/// What follows for forks of machines.
+fn tine_rows() -> Vec<Row> {
+    vec![
+        Row::new(
+            Subject::Vm,
+            "a snapshot of a running server costs what it has written, not what it holds",
+            Section::LiveFork,
+            pause_follows_writes,
+        ),
+        Row::new(
+            Subject::Vm,
+            "several children cost the parent one pause",
+            Section::LiveFork,
+            siblings_share,
+        ),
+        Row::new(
+            Subject::Vm,
+            "fork(2) of a guest with 10,000 dirty pages stops it for less time than copying them",
+            Section::LiveFork,
+            process_pauses_less,
+        ),
+        Row::new(
+            Subject::Vm,
+            "after fork(2) a parent pays for every page that it writes again, after copying it does not",
+            Section::LiveFork,
+            process_pays_later,
+        ),
+        Row::new(
+            Subject::Vm,
+            "a hundred children cost their parent one pause",
+            Section::Fanout,
+            one_pause,
+        ),
+    ]
 }
 
 fn pause_follows_writes(report: &Report) -> Option<Judgement> {

@@ -6,6 +6,7 @@
 //! which there are no figures says why.
 
 mod bgsave;
+mod bgsave_rows;
 mod by_hand;
 mod copied;
 mod cow_fork;
@@ -25,6 +26,8 @@ pub use place::{sections_beyond, sections_of, shown_elsewhere};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use process::SIZES_MIB;
 
 use crate::plan::Section;
 use crate::report::Report;

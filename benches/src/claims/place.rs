@@ -11,7 +11,11 @@ const fn claim_of(section: Section) -> Option<u32> {
         Section::Dormant => Some(5),
         Section::ProcessTimeline | Section::VmTimeline => Some(6),
         Section::CowFaults | Section::ReadFaults | Section::ProcessFaults => Some(7),
-        Section::LiveFork | Section::Fanout => Some(8),
+        Section::LiveFork
+        | Section::Fanout
+        | Section::Redis
+        | Section::RedisGuest
+        | Section::VmBgsave => Some(8),
         Section::HotSet | Section::WorkingSet | Section::ProcessTuning | Section::Backing => {
             Some(9)
         }

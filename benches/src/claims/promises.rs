@@ -4,6 +4,7 @@ use super::{Judgement, Row, Subject};
 use crate::plan::Section;
 use crate::report::Report;
 use crate::report::units::{bytes, percent, time, times};
+use crate::sections::reset::ResetRow;
 
 /// What is said.
 pub fn rows() -> Vec<Row> {
@@ -30,16 +31,25 @@ pub fn rows() -> Vec<Row> {
 }
 
 fn reset_is_cheapest(report: &Report) -> Option<Judgement> {
-    let reset = report.reset.first()?;
-    Some(Judgement::when(
-        reset.ratio > 1.0,
-        "the guest answers sooner",
+    let words = |row: &ResetRow| {
         format!(
-            "{} from a reset to an answer, {} from a new clone",
-            time(reset.answer_p50_us),
-            time(reset.spawn_answer_p50_us)
-        ),
-    ))
+            "{} from a reset to an answer after {} written pages, {} from a new clone",
+            time(row.answer_p50_us),
+            row.dirty_pages,
+            time(row.spawn_answer_p50_us)
+        )
+    };
+    let (first, last) = (report.reset.first()?, report.reset.last()?);
+    let figures = format!("{}; {}", words(first), words(last));
+    let cheaper = report.reset.iter().filter(|row| row.ratio > 1.0).count();
+    Some(match cheaper {
+        some if (1..report.reset.len()).contains(&some) => {
+            Judgement::partly("sooner only after few written pages", figures)
+        }
+        some => {
+            Judgement::when(some > 0, "the guest answers sooner, whatever it has written", figures)
+        }
+    })
 }
 
 fn dormant_ratio(report: &Report) -> Option<Judgement> {

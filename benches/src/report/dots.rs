@@ -47,8 +47,13 @@ fn ratios(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value / middle).collect()
 }
 
-/// Where a ratio lies on the axis, and what stands at a place of it.
-fn axis(widest: f64) -> (fn(f64) -> f64, fn(f64) -> String) {
+/// Where a ratio lies on the axis.
+type Place = fn(f64) -> f64;
+/// What stands at a place of it.
+type Tick = fn(f64) -> String;
+
+/// The axis of ratios of which the widest is this far from the median.
+fn axis(widest: f64) -> (Place, Tick) {
     if widest < CLOSE {
         let tick = |place: f64| match (place * 100.0).round() {
             0.0 => "median".to_owned(),

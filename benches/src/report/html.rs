@@ -80,5 +80,8 @@ fn heading(section: Section) -> &'static str {
         Section::ProcessCopied => "What a fork of a process copies",
         Section::ProcessTuning => "Advice for processes that fork",
         Section::Peers => "Other VMMs",
+        Section::Redis => "Redis saves itself",
+        Section::RedisGuest => "A Redis in a Linux guest, saved both ways",
+        Section::VmBgsave => "A machine is saved while it works",
     }
 }

@@ -28,6 +28,8 @@ pub enum Sign {
     Open,
     /// A ring around a point.
     Ring,
+    /// A line without points.
+    Plain,
 }
 
 /// One name.
@@ -76,6 +78,9 @@ pub fn draw(
             }
             Sign::Ring => {
                 root.draw(&Circle::new((x + 12, y), 7, color.stroke_width(2)))?;
+            }
+            Sign::Plain => {
+                root.draw(&PathElement::new([(x, y), (x + 24, y)], color.stroke_width(2)))?;
             }
             Sign::Filled | Sign::Open => {
                 let inside = if entry.sign == Sign::Open { PAPER } else { color };

@@ -2,13 +2,23 @@
 
 use std::fmt::Write as _;
 
+use tine_forkbench::rows::Way;
+
 use super::Report;
 use super::units::{bytes, percent, short, time, times};
+use crate::claims::SIZES_MIB;
 use crate::sections::live_fork::LiveForkRow;
 
 /// Everything that the README tells of a run. What was not measured is left out.
 pub fn numbers(report: &Report) -> String {
-    let parts = [header(report), spawns(report), live_forks(report), after(report), claims(report)];
+    let parts = [
+        header(report),
+        spawns(report),
+        live_forks(report),
+        processes(report),
+        after(report),
+        claims(report),
+    ];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join("\n")
 }
@@ -114,6 +124,35 @@ fn live_forks(report: &Report) -> String {
         "by copy",
         "last child's first instruction: `fork(2)`",
         "by copy",
+    ];
+    table(&columns, rows)
+}
+
+fn processes(report: &Report) -> String {
+    let rows = report.process_spawn.iter().flat_map(|figures| {
+        let call = |way, mib| {
+            figures.of(way, mib).map_or_else(|| "-".to_owned(), |row| time(row.call_p50_us))
+        };
+        SIZES_MIB.into_iter().filter_map(move |mib| {
+            let fork = figures.of(Way::Fork, mib)?;
+            let tables = fork.child_page_table_bytes.map(|size| bytes(size as f64));
+            Some(vec![
+                bytes(fork.size_bytes as f64),
+                figures.eager(mib).map_or_else(|| "-".to_owned(), |row| time(row.call_p50_us)),
+                time(fork.call_p50_us),
+                call(Way::Vfork, mib),
+                call(Way::PosixSpawn, mib),
+                tables.unwrap_or_else(|| "-".to_owned()),
+            ])
+        })
+    });
+    let columns = [
+        "process, all of its memory written",
+        "eager copy",
+        "`fork`",
+        "`vfork`",
+        "`posix_spawn`",
+        "the child's page tables",
     ];
     table(&columns, rows)
 }

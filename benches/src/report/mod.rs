@@ -11,11 +11,14 @@ pub mod markdown;
 pub mod memory_tables;
 mod peer_tables;
 mod plots;
+mod process_plots;
 mod process_tables;
+pub mod save_tables;
 pub mod schema;
 pub mod tables;
 pub mod text;
 mod theme;
+mod times;
 pub mod units;
 mod vm_plots;
 
@@ -51,10 +54,13 @@ use crate::sections::process::spawn::ProcessSpawnFigures;
 use crate::sections::process::timeline::ProcessStep;
 use crate::sections::process::tuning::ProcessTuning;
 use crate::sections::read_faults::ReadRow;
+use crate::sections::redis::RedisFigures;
+use crate::sections::redis_guest::RedisGuest;
 use crate::sections::reset::ResetRow;
 use crate::sections::spawn::SpawnRow;
 use crate::sections::spawn_rate::SpawnRateRow;
 use crate::sections::teardown::TeardownRow;
+use crate::sections::vm_bgsave::VmBgsave;
 use crate::sections::vm_copied::CopiedRow;
 use crate::sections::vm_seen::{VmPageTables, VmSeen};
 use crate::sections::vm_timeline::TimelineRow;
@@ -148,6 +154,12 @@ pub struct Report {
     pub process_tuning: Vec<ProcessTuning>,
     /// Other VMMs beside tine.
     pub peers: Option<PeerFigures>,
+    /// Redis saves itself while it is written to.
+    pub redis: Option<RedisFigures>,
+    /// A machine is saved while its guest works.
+    pub vm_bgsave: Option<VmBgsave>,
+    /// A Redis in a Linux guest saves itself, and the guest is saved.
+    pub redis_guest: Option<RedisGuest>,
     /// What was not measured.
     pub skipped: Vec<Skipped>,
     /// How long it all took.
@@ -208,6 +220,9 @@ impl Report {
             process_copied: vec![],
             process_tuning: vec![],
             peers: None,
+            redis: None,
+            vm_bgsave: None,
+            redis_guest: None,
             skipped: vec![],
             seconds: 0.0,
         }

@@ -3,10 +3,12 @@
 use super::Report;
 use super::bars::BarPlot;
 use super::lines::{Axis, Line, LinePlot};
+use super::times::{TimeLine, TimePlot};
 use super::units::{bytes, percent, short};
-use super::vm_plots;
+use super::{process_plots, vm_plots};
 use crate::BenchError;
 use crate::plan::Section;
+use crate::saves::SaveRow;
 use crate::sections::live_fork::LiveForkRow;
 
 /// The plot of `section`, as SVG; none if there is nothing to draw.
@@ -24,6 +26,17 @@ pub fn of(section: Section, report: &Report) -> Result<Vec<String>, BenchError> 
         Section::Dormant => vec![vm_plots::dormant(report).svg()?],
         Section::Cells => vec![vm_plots::cells(report).svg()?],
         Section::WorkingSet => vec![vm_plots::working_set(report).svg()?],
+        Section::ProcessSpawn => vec![process_plots::spawn(report).svg()?],
+        Section::ProcessFaults => vec![process_plots::faults(report).svg()?],
+        Section::ProcessTuning => vec![process_plots::tuning(report).svg()?],
+        Section::Redis => match &report.redis {
+            Some(figures) => saves("Redis BGSAVE", "writes a second", &figures.saves)?,
+            None => vec![],
+        },
+        Section::VmBgsave => match &report.vm_bgsave {
+            Some(figures) => saves("A machine is saved", "pages written a second", &figures.saves)?,
+            None => vec![],
+        },
         _ => vec![],
     };
     Ok(plots.into_iter().flatten().collect())
@@ -115,8 +128,10 @@ fn live_fork(report: &Report) -> LinePlot {
         lines: vec![
             line("child's first instruction, by copy", 2, "copy", |row| row.first_instruction_us),
             line("parent's pause, by copy", 0, "copy", |row| row.parent_pause_us),
-            line("child's, by fork(2)", 2, "process", |row| row.first_instruction_us),
-            line("parent's, by fork(2)", 0, "process", |row| row.parent_pause_us),
+            line("child's first instruction, by fork(2)", 2, "process", |row| {
+                row.first_instruction_us
+            }),
+            line("parent's pause, by fork(2)", 0, "process", |row| row.parent_pause_us),
         ],
         marks: vec![],
     }
@@ -155,4 +170,43 @@ fn density(report: &Report) -> BarPlot {
         bars: bars.collect(),
         legend: false,
     }
+}
+
+/// Work over time, one plot for each save with the save marked, and memory over time.
+fn saves(
+    what: &str,
+    axis: &'static str,
+    rows: &[SaveRow],
+) -> Result<Vec<Option<String>>, BenchError> {
+    let mut plots = Vec::new();
+    for (color, row) in rows.iter().enumerate() {
+        let points = row.timeline.iter().map(|bin| (bin.ms / 1e3, bin.per_second)).collect();
+        let name = format!("{} written", percent(row.written));
+        let plot = TimePlot {
+            title: format!("{what}: throughput, {name} during the save"),
+            axis,
+            tick: short,
+            lines: vec![TimeLine { name, color, points }],
+            span: Some((0.0, row.save_seconds, "the save".to_owned())),
+        };
+        plots.push(plot.svg()?);
+    }
+    let lines = rows.iter().enumerate().map(|(color, row)| TimeLine {
+        name: format!("{} written", percent(row.written)),
+        color,
+        points: row
+            .memory
+            .iter()
+            .map(|point| (point.ms / 1e3, point.extra_bytes / f64::from(1 << 20)))
+            .collect(),
+    });
+    let memory = TimePlot {
+        title: format!("{what}: memory beyond what there was before"),
+        axis: "memory",
+        tick: |mib| format!("{} MiB", short(mib)),
+        lines: lines.collect(),
+        span: None,
+    };
+    plots.push(memory.svg()?);
+    Ok(plots)
 }

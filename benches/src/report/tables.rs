@@ -5,6 +5,7 @@ use super::cell_tables as cells;
 use super::memory_tables as memory;
 use super::peer_tables as peers;
 use super::process_tables as process;
+use super::save_tables as saves;
 use super::units::{bytes, percent, short, time, times};
 use crate::named::Named;
 use crate::plan::Section;
@@ -72,6 +73,9 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
             let both = |figures| [peers::peers(figures), peers::compared(figures)];
             report.peers.iter().flat_map(both).collect()
         }
+        Section::Redis => report.redis.iter().flat_map(saves::redis).collect(),
+        Section::VmBgsave => saves::vm(report),
+        Section::RedisGuest => report.redis_guest.iter().map(saves::guest).collect(),
     };
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

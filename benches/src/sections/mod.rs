@@ -17,10 +17,13 @@ pub mod parts;
 pub mod pressure;
 pub mod process;
 pub mod read_faults;
+pub mod redis;
+pub mod redis_guest;
 pub mod reset;
 pub mod spawn;
 pub mod spawn_rate;
 pub mod teardown;
+pub mod vm_bgsave;
 pub mod vm_copied;
 pub mod vm_seen;
 mod vm_steps;
@@ -76,6 +79,9 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::ProcessCopied => report.process_copied = process::copied::run(bench)?,
         Section::ProcessTuning => report.process_tuning = process::tuning::run(bench)?,
         Section::Peers => report.peers = Some(peers::run(bench)?),
+        Section::Redis => report.redis = redis::run(bench)?,
+        Section::RedisGuest => report.redis_guest = redis_guest::run(bench, &report.host)?,
+        Section::VmBgsave => report.vm_bgsave = Some(vm_bgsave::run(bench)?),
     }
     Ok(())
 }

@@ -31,10 +31,20 @@ pub enum Op {
     Clock,
     /// Print the heartbeat on the console.
     Say,
+    /// Write [`renewed_word`] of version `seed` into each selected page, in their order, then of
+    /// the next version, and so on until it is cancelled: `amount` pages a second, and none of
+    /// them before it is due. With an `amount` of 0: one version, as fast as it can. The value
+    /// is how many TSC ticks a page was late at most, the second value the most ticks
+    /// from one page to the next.
+    Renew,
+    /// Look how far [`Op::Renew`] of version `seed` has come: the value is how many of the selected
+    /// pages, from the first on, hold it; the second value how many of the others do not hold
+    /// the version before.
+    Renewed,
 }
 
 impl Op {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Touch,
         Self::Dirty,
         Self::Read,
@@ -45,6 +55,8 @@ impl Op {
         Self::Timer,
         Self::Clock,
         Self::Say,
+        Self::Renew,
+        Self::Renewed,
     ];
 }
 
@@ -57,7 +69,7 @@ pub struct Command {
     pub selection: Selection,
     /// Seed of what is written or computed.
     pub seed: u64,
-    /// How much: milliseconds, rounds, exits or interrupts, as `op` says.
+    /// How much: milliseconds, rounds, exits, interrupts, or pages a second, as `op` says.
     pub amount: u64,
 }
 
@@ -133,7 +145,7 @@ pub struct Reply {
     pub status: Status,
     /// The result, as the [`Op`] says.
     pub value: u64,
-    /// The second result of [`Op::Clock`].
+    /// The second result, where the [`Op`] has one.
     pub value2: u64,
     /// Pages, rounds, exits or interrupts done.
     pub done: u64,
@@ -188,6 +200,11 @@ impl Reply {
 pub const fn dirty_word(seed: u64, page: u64) -> (u64, u64) {
     let word = mix(seed ^ mix(page.wrapping_add(1)));
     (word, word >> 55)
+}
+
+/// The first word of page `page` of the data region after [`Op::Renew`] of `version`.
+pub const fn renewed_word(version: u64, page: u64) -> u64 {
+    mix(version ^ mix(!page))
 }
 
 /// One round of mixing: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).

@@ -144,6 +144,11 @@ pub enum Request {
     HotSet,
     /// How many they are.
     DirtyPages,
+    /// Units of work that a vCPU has done.
+    Heartbeat {
+        /// Number of the vCPU.
+        vcpu: u8,
+    },
     /// Fork a process that holds the machine as it is now, with the end of a channel for it.
     Freeze,
     /// The frozen: fork a sibling for each of the channels' ends.

@@ -102,15 +102,17 @@ fn image_store() -> Result<PathBuf> {
     Ok(cache.join("tine/images"))
 }
 
-/// Builds the image that tests and trials use, unless it is there.
+/// Builds the images that tests and trials use, unless they are there.
 pub fn build_images() -> Result<()> {
     tools::prepare()?;
-    let status = cargo()
-        .args(["run", "-p", "tine", "--", "image", "build", "base"])
-        .stdin(Stdio::null())
-        .status()
-        .context("cargo can't be started")?;
-    ensure!(status.success(), "the image base can't be built");
+    for image in ["base", "redis"] {
+        let status = cargo()
+            .args(["run", "-p", "tine", "--", "image", "build", image])
+            .stdin(Stdio::null())
+            .status()
+            .context("cargo can't be started")?;
+        ensure!(status.success(), "the image {image} can't be built");
+    }
     Ok(())
 }
 

@@ -1,3 +1,4 @@
+mod bgsave;
 mod cells;
 mod chains;
 mod common;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 /// The program under test: where it was built, or, in a virtual host, on the path.
-fn tine() -> Command {
+pub fn tine() -> Command {
     let built = Path::new(env!("CARGO_BIN_EXE_tine"));
     Command::new(if built.exists() { built } else { Path::new("tine") })
 }

@@ -21,7 +21,7 @@ use crate::sections::process::spawn::{ProcessSpawnFigures, ProcessSpawnRow};
 const MIB: f64 = 1048576.0;
 
 /// The sizes of the source text, MiB; a gigabyte of it is taken as one of 1024 MiB.
-const SIZES_MIB: [u64; 5] = [10, 100, 1024, 10 * 1024, 100 * 1024];
+pub const SIZES_MIB: [u64; 5] = [10, 100, 1024, 10 * 1024, 100 * 1024];
 
 /// The size in words.
 fn words(mib: u64) -> String {

@@ -43,7 +43,7 @@ impl Page {
         let cell = |(index, cell): (usize, &String)| {
             let (class, cell) = (class(index), escape(cell));
             match index {
-                0 => format!("<th scope=\"row\"{class}>{cell}</th>"),
+                0 if !cell.is_empty() => format!("<th scope=\"row\"{class}>{cell}</th>"),
                 _ => format!("<td{class}>{cell}</td>"),
             }
         };

@@ -59,7 +59,10 @@ fn figure(unit: Unit, value: f64) -> String {
 pub fn skipped(page: &mut Page, report: &Report) {
     page.begin("skipped", "Not measured");
     if report.skipped.is_empty() {
-        page.push("<p>Nothing was left out of what this run was to measure.</p>\n");
+        page.push(match report.complete {
+            true => "<p>Nothing was left out of what this run was to measure.</p>\n",
+            false => "<p>Nothing but what the run did not come to.</p>\n",
+        });
     } else {
         let rows: Vec<String> = report
             .skipped

@@ -1,6 +1,6 @@
 //! What the commands do.
 
-use tine_abi::command::{Checksum, Command, Op, Reply, Status, dirty_word, mix};
+use tine_abi::command::{Checksum, Command, Op, Reply, Status, dirty_word, mix, renewed_word};
 use tine_abi::layout::{self, PAGE_SIZE, PORT_BEAT, boot};
 
 use crate::console::Console;
@@ -47,6 +47,8 @@ pub fn perform(mailbox: Mailbox, number: u64) -> Reply {
         Op::Timer => timer(&data, &command),
         Op::Clock => read_clock(mailbox),
         Op::Say => say(mailbox),
+        Op::Renew => data.renew(&command),
+        Op::Renewed => data.renewed(&command),
     };
     let tsc_end = cpu::tsc();
     Reply {
@@ -134,6 +136,95 @@ impl Data {
             }
         });
         Outcome::new(complete, checksum.finish(), done)
+    }
+
+    fn renew(&self, command: &Command) -> Outcome {
+        let mut pace = Pace::start(command.amount);
+        let mut done = 0;
+        let mut version = command.seed;
+        loop {
+            for page in command.selection.iter() {
+                while !pace.is_due() {
+                    if self.mailbox.cancelled(self.number) {
+                        return pace.outcome(false, done);
+                    }
+                    cpu::relax();
+                }
+                // SAFETY: as in `touch`.
+                unsafe { self.page(page).write_volatile(renewed_word(version, page)) };
+                pace.done();
+                done += 1;
+                self.mailbox.beat();
+                if self.mailbox.cancelled(self.number) {
+                    return pace.outcome(false, done);
+                }
+            }
+            if command.amount == 0 || command.selection.pages == 0 {
+                return pace.outcome(true, done);
+            }
+            version = version.wrapping_add(1);
+        }
+    }
+
+    fn renewed(&self, command: &Command) -> Outcome {
+        let (version, mut leading, mut strange, mut turned) = (command.seed, 0, 0, false);
+        let (complete, done) = self.visit(command, |words, page| {
+            // SAFETY: as in `touch`.
+            let word = unsafe { words.read_volatile() };
+            turned |= word != renewed_word(version, page);
+            match turned {
+                false => leading += 1,
+                true => {
+                    let before = renewed_word(version.wrapping_sub(1), page);
+                    strange += u64::from(word != before);
+                }
+            }
+        });
+        Outcome { value2: strange, ..Outcome::new(complete, leading, done) }
+    }
+}
+
+/// When pages are due, how late they were, and how long it was from one to the next.
+struct Pace {
+    begun: u64,
+    /// Ticks a page.
+    each: u64,
+    /// When the next is due, in ticks since the beginning.
+    due: u64,
+    last: u64,
+    latest: u64,
+    longest: u64,
+}
+
+impl Pace {
+    /// So many pages a second; none means at once.
+    fn start(rate: u64) -> Self {
+        let second = boot_word(boot::TSC_KHZ).saturating_mul(1000);
+        let each = second.checked_div(rate).unwrap_or(0);
+        Self { begun: cpu::tsc(), each, due: 0, last: 0, latest: 0, longest: 0 }
+    }
+
+    fn now(&self) -> u64 {
+        cpu::tsc().wrapping_sub(self.begun)
+    }
+
+    fn is_due(&self) -> bool {
+        self.each == 0 || self.now() >= self.due
+    }
+
+    /// A page is written.
+    fn done(&mut self) {
+        let now = self.now();
+        self.latest = self.latest.max(now.saturating_sub(self.due));
+        self.longest = self.longest.max(now - self.last);
+        self.last = now;
+        self.due += self.each;
+    }
+
+    fn outcome(&self, complete: bool, done: u64) -> Outcome {
+        // Who has no time to keep is never late.
+        let late = if self.each == 0 { 0 } else { self.latest };
+        Outcome { value2: self.longest, ..Outcome::new(complete, late, done) }
     }
 }
 

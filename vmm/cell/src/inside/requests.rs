@@ -275,6 +275,7 @@ fn ask(machine: &Machine, request: Request) -> Reply {
         Request::Ledger => Answer::Ledger(machine.ledger()?),
         Request::Counters => Answer::Counters(machine.counters()?),
         Request::DirtyPages => Answer::Count(machine.dirty_pages()?),
+        Request::Heartbeat { vcpu } => Answer::Count(machine.heartbeat(vcpu)?),
         Request::Connect { port } => {
             return Ok((Answer::File, vec![machine.connect(port)?.into()]));
         }

@@ -410,6 +410,14 @@ impl Cell {
         }
     }
 
+    /// Units of work that vCPU `vcpu` has done since boot, its ancestors' included.
+    pub fn heartbeat(&self, vcpu: u8) -> Result<u64, Fault> {
+        match self.call(Request::Heartbeat { vcpu }, &[])? {
+            (Answer::Count(beats), _) => Ok(beats),
+            other => Err(self.nonsense(&other.0)),
+        }
+    }
+
     /// The pages that the machine has of its own, as a file.
     pub fn hot_set(&self) -> Result<std::fs::File, Fault> {
         match self.call(Request::HotSet, &[])? {

@@ -295,6 +295,11 @@ impl Booted {
 pub struct FrozenCell(Line);
 
 impl FrozenCell {
+    /// Number of its process.
+    pub fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
     /// A snapshot of it, in memory.
     pub fn snapshot(&mut self) -> Result<CellSnapshot, Fault> {
         snapshot_of(self.0.call(Request::Export, &[], STEP_LIMIT)?)
