@@ -25,6 +25,7 @@ pub mod spawn_rate;
 pub mod teardown;
 pub mod vm_bgsave;
 pub mod vm_copied;
+mod vm_family;
 pub mod vm_seen;
 mod vm_steps;
 pub mod vm_timeline;
