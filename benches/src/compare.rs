@@ -191,9 +191,8 @@ mod tests {
         measures.time("spawn/64_mib", times);
         measures.add("spawn_rate/4", Unit::PerSecond, Better::Higher, rate);
         let mut report = Report { measures: measures.all(), complete: true, ..Report::empty() };
-        report.noise.floor = Some(floor);
         for measure in &mut report.measures {
-            measure.noise = report.noise.of(measure);
+            measure.noise = Some(floor.hypot(measure.spread()));
         }
         report
     }

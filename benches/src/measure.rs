@@ -30,6 +30,11 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// Whether it depends on how fast the host is.
+    pub const fn is_timed(self) -> bool {
+        matches!(self, Self::Us | Self::NsPerPage | Self::PerSecond)
+    }
+
     /// Its name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {

@@ -3,10 +3,11 @@
 //! Nothing of tine changes between two readings of a control; whatever they differ by is
 //! the host, and any other figure of the run may be off by as much.
 
+use std::f64::consts::SQRT_2;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,11 +15,17 @@ use tine_vmm::MemoryMode;
 
 use crate::BenchError;
 use crate::measure::Measure;
+use crate::plan::Section;
 use crate::rig::{Rig, total_us};
 use crate::stats::{Summary, median, microseconds};
 
 /// Size of the guest that is spawned, MiB.
 const GUEST_MIB: u64 = 64;
+/// How long the thread that is woken has slept: long enough that its processor rests.
+const REST: Duration = Duration::from_micros(500);
+/// What sizes may differ by although nothing has changed, as a part: caches of the kernel's
+/// allocator are filled more or less.
+const SIZES: f64 = 0.05;
 /// Bytes that are copied.
 const COPIED: usize = 8 << 20;
 /// Samples of one reading.
@@ -37,49 +44,108 @@ pub struct Control {
     pub drift: Option<f64>,
 }
 
+/// What a control exercises, as the sections do that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Memory, and the kernel that hands it out.
+    Memory,
+    /// The scheduler, and processors that wake.
+    Message,
+    /// KVM, and mappings.
+    Machine,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "copy of 8 MiB into new memory",
+            Self::Message => "message to a sleeping thread and back",
+            Self::Machine => "copy-on-write spawn of 64 MiB",
+        }
+    }
+
+    /// What the figures of `section` depend on most.
+    const fn of(section: Section) -> Self {
+        match section {
+            Section::Dormant | Section::SpawnRate => Self::Message,
+            Section::Spawn
+            | Section::LiveFork
+            | Section::Fanout
+            | Section::Teardown
+            | Section::Reset
+            | Section::Confinement
+            | Section::VmCopied
+            | Section::VmTimeline
+            | Section::VmBgsave
+            | Section::Peers => Self::Machine,
+            _ => Self::Memory,
+        }
+    }
+}
+
 /// What the controls tell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Noise {
     /// The controls.
     pub controls: Vec<Control>,
     /// The noise floor: the largest drift. Smaller differences between two figures of this
-    /// report mean nothing. Null where no control was read twice.
+    /// report may mean nothing. Null where no control was read twice.
     pub floor: Option<f64>,
 }
 
 impl Noise {
     /// Reads every control once more.
     pub fn read(&mut self, rig: &mut Rig) -> Result<(), BenchError> {
-        let readings = [
-            ("copy of 8 MiB into new memory", copy()),
-            ("message to a sleeping thread and back", wake()?),
-            ("copy-on-write spawn of 64 MiB", spawn(rig)?),
-        ];
-        for (name, reading) in readings {
-            match self.controls.iter_mut().find(|control| control.name == name) {
+        let readings =
+            [(Kind::Memory, copy()), (Kind::Message, wake()?), (Kind::Machine, spawn(rig)?)];
+        for (kind, reading) in readings {
+            match self.controls.iter_mut().find(|control| control.name == kind.name()) {
                 Some(control) => control.readings_us.push(reading),
                 None => {
-                    let (name, readings_us) = (name.to_owned(), vec![reading]);
+                    let (name, readings_us) = (kind.name().to_owned(), vec![reading]);
                     self.controls.push(Control { name, readings_us, drift: None });
                 }
             }
         }
-        self.settle();
-        Ok(())
-    }
-
-    fn settle(&mut self) {
         for control in &mut self.controls {
             control.drift = drift(&control.readings_us);
         }
         self.floor = self.controls.iter().filter_map(|control| control.drift).reduce(f64::max);
+        Ok(())
     }
 
-    /// By which part of its median `measure` may differ in another run of the same build: two
-    /// medians, each as uncertain as its samples and the host make it.
-    pub fn of(&self, measure: &Measure) -> Option<f64> {
-        Some(std::f64::consts::SQRT_2 * measure.spread().hypot(self.floor?))
+    /// Tells each of `measures` by which part of its median another run of the same build may
+    /// differ: two medians, each as uncertain as its samples and the host make it.
+    pub fn tell(&self, measures: &mut [Measure]) {
+        let scatter = usual_scatter(measures);
+        for measure in measures {
+            let spread = if measure.low.is_some() { measure.spread() } else { scatter };
+            measure.noise = self.floor_of(measure).map(|floor| SQRT_2 * spread.hypot(floor));
+        }
     }
+
+    /// The drift of the control that stands for `measure`.
+    fn floor_of(&self, measure: &Measure) -> Option<f64> {
+        if !measure.unit.is_timed() {
+            return Some(SIZES);
+        }
+        let section = Section::ALL.into_iter().find(|it| it.name() == measure.section());
+        let control = section.map(|section| Kind::of(section).name());
+        let mut controls = self.controls.iter();
+        match control {
+            Some(name) => controls.find(|control| control.name == name)?.drift,
+            None => self.floor,
+        }
+    }
+}
+
+/// How much single samples scatter, as a part of their median: what is assumed of measures
+/// with too few samples to tell.
+fn usual_scatter(measures: &[Measure]) -> f64 {
+    const ENOUGH: usize = 10;
+    let known = measures.iter().filter(|it| it.n >= ENOUGH && it.unit.is_timed() && it.p50 > 0.0);
+    let scatter = median(known.map(|it| it.p90 / it.p50 - 1.0));
+    if scatter.is_finite() { scatter } else { 0.0 }
 }
 
 /// By which part most pairs of `readings` differ at most.
@@ -106,13 +172,14 @@ fn copy() -> f64 {
 
 /// Median of messages to a thread that sleeps, and back: the scheduler, and processors that wake.
 fn wake() -> Result<f64, BenchError> {
-    const BATCH: usize = 20;
+    const BATCH: usize = 4;
     let (near, far) = UnixStream::pair().map_err(socket("making a pair of sockets"))?;
     thread::scope(|scope| {
         // It ends when this end is gone.
         scope.spawn(move || io::copy(&mut &far, &mut &far));
         let mut samples = Vec::new();
         for _ in 0..SAMPLES * BATCH {
+            thread::sleep(REST);
             let begun = Instant::now();
             io::Write::write_all(&mut &near, b"?").map_err(socket("waking a thread"))?;
             io::Read::read_exact(&mut &near, &mut [0]).map_err(socket("hearing of a thread"))?;
@@ -147,15 +214,40 @@ mod tests {
         assert_eq!(drift(&[4.0, 5.0]), Some(0.25));
     }
 
+    fn told(controls: &[(Kind, f64)], measures: &Measures) -> Vec<Option<f64>> {
+        let controls = controls.iter().map(|&(kind, drift)| Control {
+            name: kind.name().to_owned(),
+            readings_us: vec![],
+            drift: Some(drift),
+        });
+        let noise = Noise { controls: controls.collect(), floor: Some(9.0) };
+        let mut measures = measures.all();
+        noise.tell(&mut measures);
+        measures.iter().map(|measure| measure.noise).collect()
+    }
+
     #[test]
-    fn a_measure_is_as_noisy_as_its_samples_and_the_host() {
+    fn a_measure_is_as_noisy_as_the_control_that_stands_for_it() {
         let measures = Measures::default();
-        measures.time("a/steady", &[10.0; 20]);
-        let steady = &measures.all()[0];
-        let noise = |floor| Noise { controls: vec![], floor };
-        assert_eq!(noise(None).of(steady), None);
-        let noise = noise(Some(0.1)).of(steady).unwrap();
-        assert!((noise - 0.1 * std::f64::consts::SQRT_2).abs() < 1e-9, "{noise}");
+        measures.time("dormant/64_mib/call", &[10.0; 20]);
+        measures.time("spawn/64_mib/cow/total", &[10.0; 20]);
+        measures.time("cow_faults/all", &[10.0; 20]);
+        measures.bytes("cells/bytes", &[4096.0; 3]);
+        let drifts = [(Kind::Memory, 0.1), (Kind::Message, 0.2), (Kind::Machine, 0.3)];
+        let expected = [0.2, 0.3, 0.1, SIZES].map(|drift| Some(SQRT_2 * drift));
+        assert_eq!(told(&drifts, &measures), expected);
+        assert_eq!(told(&[], &measures)[0], None);
+    }
+
+    #[test]
+    fn few_samples_are_taken_to_scatter_as_others_do() {
+        let measures = Measures::default();
+        let scattered: Vec<f64> = (0..20).map(|index| 10.0 + f64::from(index)).collect();
+        measures.time("spawn/64_mib/cow/total", &scattered);
+        measures.time("spawn/4096_mib/eager/total", &[100.0]);
+        let noise = told(&[(Kind::Machine, 0.0)], &measures);
+        // p50 is 19, p90 is 27.
+        assert!((noise[1].unwrap() - SQRT_2 * (27.0 / 19.0 - 1.0)).abs() < 1e-9, "{noise:?}");
     }
 
     #[test]

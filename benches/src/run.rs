@@ -122,9 +122,7 @@ fn measure(
 /// Puts into `report` what follows from all that was measured.
 fn finish(report: &mut Report, bench: &Bench) {
     report.measures = bench.measures.all();
-    for measure in &mut report.measures {
-        measure.noise = report.noise.of(measure);
-    }
+    report.noise.tell(&mut report.measures);
     report.skipped.clone_from(&bench.skipped);
     report.claims = claims::of(report);
     report.promises = claims::promises(report);
