@@ -1,8 +1,9 @@
 //! Two runs held against each other: what is change, and what is noise.
 //!
-//! A measure has changed if its median moved by more than both runs say that it may by noise,
-//! and if the ranks of the samples say that this is hardly chance. The second alone would
-//! find every drift of the host; the first alone would trust medians of few samples.
+//! A measure has changed if its median moved by more than twice what the louder of the two runs
+//! says that it may by noise, and if the ranks of the samples say that this is hardly chance. The
+//! second alone would find every drift of the host; the first alone would trust medians of
+//! few samples.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,6 +18,10 @@ use crate::stats::rank::probability_of_chance;
 const CHANCE: f64 = 0.01;
 /// Of fewer samples ranks can't tell anything.
 const FEW: usize = 4;
+/// One measure in twenty moves by more than its noise although nothing has changed, and there
+/// are hundreds: by so many times its noise one has to move to count. And a host that is slower
+/// during one section shifts all samples of it, which ranks can't tell from a change.
+const MANY: f64 = 2.0;
 
 /// How one measure differs between two runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,7 +149,8 @@ impl Difference {
         let noise = old.noise.unwrap_or(0.0).max(new.noise.unwrap_or(0.0));
         let enough = old.n >= FEW && new.n >= FEW;
         let chance = enough.then(|| probability_of_chance(&old.samples, &new.samples));
-        let beyond = change.abs() > noise && chance.is_none_or(|chance| chance < chance_limit);
+        let beyond =
+            change.abs() > MANY * noise && chance.is_none_or(|chance| chance < chance_limit);
         let outcome = match (beyond, change > 0.0, new.better) {
             (false, ..) => Outcome::Same,
             (true, true, Better::Higher) | (true, false, Better::Lower) => Outcome::Better,

@@ -28,8 +28,12 @@ const REST: Duration = Duration::from_micros(500);
 const SIZES: f64 = 0.05;
 /// Bytes that are copied.
 const COPIED: usize = 8 << 20;
-/// Samples of one reading.
-const SAMPLES: usize = 11;
+/// Messages of one reading.
+const MESSAGES: usize = 41;
+/// Copies of one reading.
+const COPIES: usize = 11;
+/// Spawns of one reading: each is closed at once, and waits for that.
+const SPAWNS: usize = 5;
 /// Of all pairs of readings of a control, the part that differs by no more than its drift.
 const MOST: usize = 90;
 
@@ -161,7 +165,7 @@ fn drift(readings: &[f64]) -> Option<f64> {
 /// it out.
 fn copy() -> f64 {
     let source = vec![1u8; COPIED];
-    median((0..SAMPLES).map(|_| {
+    median((0..COPIES).map(|_| {
         let begun = Instant::now();
         let copied = std::hint::black_box(source.clone());
         let time = microseconds(begun.elapsed());
@@ -170,24 +174,60 @@ fn copy() -> f64 {
     }))
 }
 
-/// Median of messages to a thread that sleeps, and back: the scheduler, and processors that wake.
+/// Median of messages to a thread that sleeps on another processor, and back: the scheduler, and
+/// processors that wake. On the same processor a message takes a tenth of that, and where a
+/// thread happens to be would be what is measured.
 fn wake() -> Result<f64, BenchError> {
-    const BATCH: usize = 4;
     let (near, far) = UnixStream::pair().map_err(socket("making a pair of sockets"))?;
     thread::scope(|scope| {
-        // It ends when this end is gone.
-        scope.spawn(move || io::copy(&mut &far, &mut &far));
-        let mut samples = Vec::new();
-        for _ in 0..SAMPLES * BATCH {
-            thread::sleep(REST);
-            let begun = Instant::now();
-            io::Write::write_all(&mut &near, b"?").map_err(socket("waking a thread"))?;
-            io::Read::read_exact(&mut &near, &mut [0]).map_err(socket("hearing of a thread"))?;
-            samples.push(microseconds(begun.elapsed()));
-        }
-        drop(near);
-        Ok(median(samples))
+        scope.spawn(move || {
+            stay_on(1);
+            // It ends when the other end is gone.
+            io::copy(&mut &far, &mut &far)
+        });
+        let messages = scope.spawn(move || {
+            stay_on(0);
+            messages(&near)
+        });
+        messages
+            .join()
+            .unwrap_or_else(|_| Err(socket("waking a thread")(io::Error::other("panic"))))
     })
+}
+
+fn messages(near: &UnixStream) -> Result<f64, BenchError> {
+    let mut samples = Vec::new();
+    for _ in 0..MESSAGES {
+        thread::sleep(REST);
+        let begun = Instant::now();
+        io::Write::write_all(&mut &*near, b"?").map_err(socket("waking a thread"))?;
+        io::Read::read_exact(&mut &*near, &mut [0]).map_err(socket("hearing of a thread"))?;
+        samples.push(microseconds(begun.elapsed()));
+    }
+    Ok(median(samples))
+}
+
+/// Keeps this thread on the processor number `index` of those that it may use, if there are so
+/// many. Where it can't be kept it is measured wherever it is.
+fn stay_on(index: usize) {
+    let mut allowed = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: the set is as large as is said, and zeroes are one; the kernel fills it in.
+    let allowed = unsafe {
+        if libc::sched_getaffinity(0, size, allowed.as_mut_ptr()) != 0 {
+            return;
+        }
+        allowed.assume_init()
+    };
+    // SAFETY: the set is initialised, and the number is below its size.
+    let is_allowed = |cpu: &usize| unsafe { libc::CPU_ISSET(*cpu, &allowed) };
+    let Some(cpu) = (0..libc::CPU_SETSIZE as usize).filter(is_allowed).nth(index) else { return };
+    // SAFETY: an empty set is all zeroes, `cpu` is below its size, and the kernel reads it only.
+    unsafe {
+        let mut only = std::mem::zeroed::<libc::cpu_set_t>();
+        libc::CPU_SET(cpu, &mut only);
+        libc::sched_setaffinity(0, size, &only);
+    }
 }
 
 fn socket(call: &'static str) -> impl Fn(io::Error) -> BenchError {
@@ -198,7 +238,7 @@ fn socket(call: &'static str) -> impl Fn(io::Error) -> BenchError {
 fn spawn(rig: &mut Rig) -> Result<f64, BenchError> {
     let snapshot = rig.snapshot(GUEST_MIB)?;
     let once = |_| total_us(&rig.spawn(&snapshot, MemoryMode::Cow)?.ladder(), "a control");
-    Ok(median((0..SAMPLES).map(once).collect::<Result<Vec<_>, _>>()?))
+    Ok(median((0..SPAWNS).map(once).collect::<Result<Vec<_>, _>>()?))
 }
 
 #[cfg(test)]

@@ -276,9 +276,9 @@ impl Plan {
     /// of the large ones, which take seconds.
     pub fn spawns(&self, mib: u64) -> (usize, usize) {
         match mib {
-            0..=128 => self.choose((8, 10), (25, 10)),
-            129..=512 => self.choose((6, 10), (25, 10)),
-            513..=2048 => self.choose((5, 8), (15, 10)),
+            0..=128 => self.choose((8, 6), (25, 10)),
+            129..=512 => self.choose((6, 6), (25, 10)),
+            513..=2048 => self.choose((3, 8), (15, 10)),
             2049..=4096 => self.choose((3, 8), (6, 10)),
             _ => self.choose((2, 8), (3, 10)),
         }
@@ -289,6 +289,11 @@ impl Plan {
         if dirty < 20_000 { self.choose(8, 50) } else { self.choose(4, 25) }
     }
 
+    /// Forks of a parent all of whose memory is mapped, which takes seconds to do.
+    pub fn forks_of_all(&self) -> usize {
+        self.choose(0, 10)
+    }
+
     /// Forks into four of it.
     pub fn wide_forks(&self) -> usize {
         self.choose(3, 10)
@@ -297,7 +302,7 @@ impl Plan {
     /// Clones that write, or read and then write, `fraction` of the region: fewer of those
     /// that touch all of it, each of which averages over 25,600 pages anyway.
     pub fn fault_rounds(&self, fraction: f64) -> usize {
-        if fraction < 0.5 { self.choose(3, 11) } else { self.choose(1, 5) }
+        if fraction < 0.5 { self.choose(2, 11) } else { self.choose(1, 5) }
     }
 
     /// Clones with and without a hot set.
@@ -312,7 +317,7 @@ impl Plan {
 
     /// Clones that are closed.
     pub fn teardowns(&self) -> usize {
-        self.choose(10, 100)
+        self.choose(6, 100)
     }
 
     /// Resets of a guest that has written `pages`.
@@ -326,7 +331,7 @@ impl Plan {
 
     /// Times that a parent with `dirty` pages writes them again after a fork.
     pub fn refaults(&self, dirty: u64) -> usize {
-        if dirty < 20_000 { self.choose(2, 10) } else { self.choose(1, 5) }
+        if dirty < 20_000 { self.choose(1, 10) } else { self.choose(0, 5) }
     }
 
     /// Dormant clones of one size.
@@ -341,12 +346,12 @@ impl Plan {
 
     /// Dormant clones of one size that are asked for over HTTP.
     pub fn http_spawns(&self) -> usize {
-        self.choose(12, 150)
+        self.choose(8, 150)
     }
 
     /// How long clients ask for clones.
     pub fn rate_time(&self) -> Duration {
-        Duration::from_millis(self.choose(1000, 5000))
+        Duration::from_millis(self.choose(700, 5000))
     }
 
     /// Forks into many.

@@ -92,7 +92,7 @@ pub fn run(bench: &mut Bench) -> Result<Vec<LiveForkRow>, BenchError> {
         };
         let wide = Kind { children: WIDE_CHILDREN, forks: plan.wide_forks(), refaults: 0, ..one };
         // Last, as what is mapped stays so.
-        let all = Kind { mapped: "all", forks: plan.wide_forks(), refaults: 0, ..one };
+        let all = Kind { mapped: "all", forks: plan.forks_of_all(), refaults: 0, ..one };
         if dirty == MIDDLE { vec![one, wide, all] } else { vec![one] }
     });
     let forks = kinds.iter().flatten().map(|kind| kind.forks).sum();
@@ -110,7 +110,7 @@ pub fn run(bench: &mut Bench) -> Result<Vec<LiveForkRow>, BenchError> {
             parent.work(&scattered_writes(parent, dirty))?;
         }
         cells.fill()?;
-        for kind in kinds {
+        for kind in kinds.into_iter().filter(|kind| kind.forks > 0) {
             progress.say(format!("{dirty} dirty pages"));
             rows.extend(measure(parents, kind, mib << 20, (measures, progress))?);
         }
