@@ -3,7 +3,7 @@
 //! A measure has changed if its median moved by more than twice what the louder of the two runs
 //! says that it may by noise, and if the ranks of the samples say that this is hardly chance. The
 //! second alone would find every drift of the host; the first alone would trust medians of
-//! few samples.
+//! few samples. Times of which there are too few samples to tell are listed, and count for nothing.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -44,6 +44,8 @@ enum Outcome {
     Same,
     Better,
     Worse,
+    /// Moved, with too few samples to tell.
+    Moved,
 }
 
 /// What two runs have in common, and how it differs.
@@ -118,7 +120,9 @@ impl Comparison {
             // Writing to a string can't fail.
             let _ = writeln!(text, "note: {warning}");
         }
-        for (outcome, word) in [(Outcome::Worse, "WORSE"), (Outcome::Better, "better")] {
+        let told =
+            [(Outcome::Worse, "WORSE"), (Outcome::Better, "better"), (Outcome::Moved, "moved?")];
+        for (outcome, word) in told {
             for it in self.differences.iter().filter(|it| it.outcome == outcome) {
                 let _ = writeln!(text, "{word:7} {}", it.words());
             }
@@ -126,11 +130,13 @@ impl Comparison {
         let count = |outcome| self.differences.iter().filter(|it| it.outcome == outcome).count();
         let _ = writeln!(
             text,
-            "{} measures: {} worse, {} better, {} the same; {} within their noise",
+            "{} measures: {} worse, {} better, {} the same, {} of too few samples to tell; {} within \
+             their noise",
             self.differences.len(),
             count(Outcome::Worse),
             count(Outcome::Better),
             count(Outcome::Same),
+            count(Outcome::Moved),
             percent(self.same_part())
         );
         for (which, ids) in [("first", &self.only_before), ("second", &self.only_after)] {
@@ -153,6 +159,8 @@ impl Difference {
             change.abs() > MANY * noise && chance.is_none_or(|chance| chance < chance_limit);
         let outcome = match (beyond, change > 0.0, new.better) {
             (false, ..) => Outcome::Same,
+            // One sample of a size is as good as many.
+            (true, ..) if !enough && new.unit.is_timed() => Outcome::Moved,
             (true, true, Better::Higher) | (true, false, Better::Lower) => Outcome::Better,
             (true, ..) => Outcome::Worse,
         };
@@ -213,7 +221,9 @@ mod tests {
         let comparison = Comparison::of(&one, &one);
         assert!(!comparison.is_worse());
         assert_eq!(comparison.same_part(), 1.0);
-        assert!(comparison.text().contains("2 measures: 0 worse, 0 better, 2 the same"));
+        assert!(
+            comparison.text().contains("2 measures: 0 worse, 0 better, 2 the same, 0 of too few")
+        );
     }
 
     #[test]
@@ -243,6 +253,22 @@ mod tests {
         };
         let (one, other) = (report(&times(20), &[1.0], 0.05), report(&times(22), &[1.0], 0.05));
         assert!(!Comparison::of(&one, &other).is_worse());
+    }
+
+    #[test]
+    fn few_samples_tell_nothing_of_times_but_of_sizes() {
+        let of = |us: f64, bytes: f64| {
+            let measures = Measures::default();
+            measures.time("redis/pause", &[us]);
+            measures.bytes("cells/bytes", &[bytes]);
+            let mut report = Report { measures: measures.all(), ..Report::empty() };
+            report.measures.iter_mut().for_each(|measure| measure.noise = Some(0.05));
+            report
+        };
+        let comparison = Comparison::of(&of(10.0, 4096.0), &of(90.0, 4096.0));
+        assert!(!comparison.is_worse());
+        assert!(comparison.text().contains("moved?  redis/pause"), "{}", comparison.text());
+        assert!(Comparison::of(&of(10.0, 4096.0), &of(10.0, 8192.0)).is_worse());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A daemon to measure: the running program itself, in a process and a directory of its own.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::BenchError;
 use crate::client::Client;
+use crate::host::HostFacts;
 
 /// How long the daemon may take to listen, and to stop.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -82,23 +84,39 @@ impl Daemon {
             .map_err(|error| self.failed("connecting to a daemon", &error.to_string()))
     }
 
+    /// Puts a file of `bytes` at `path` of sandbox `id`.
+    pub fn put(&self, id: &str, bytes: &[u8], path: &str) -> Result<(), BenchError> {
+        let file = self.directory.join("file");
+        fs::write(&file, bytes)
+            .map_err(|source| BenchError::Write { path: file.clone(), source })?;
+        let target = format!("{id}:{path}");
+        let arguments = [OsStr::new("cp"), file.as_os_str(), OsStr::new(&target)];
+        self.tine(&arguments, "copying a file into a guest").map(drop)
+    }
+
     /// Runs `script` in the shell of sandbox `id`, which must succeed; its output.
     pub fn shell(&self, id: &str, script: &str) -> Result<String, BenchError> {
+        let arguments = ["exec", id, "--", "/bin/sh", "-c", script].map(OsStr::new);
+        self.tine(&arguments, &format!("in a guest: {script:.60}"))
+    }
+
+    /// Runs the program as a client of this daemon; its output.
+    fn tine(&self, arguments: &[&OsStr], doing: &str) -> Result<String, BenchError> {
         let mut command = Command::new("/proc/self/exe");
         command
-            .args(["exec", id, "--", "/bin/sh", "-c", script])
+            .args(arguments)
             .env("TINE_SERVER", format!("unix:{}", self.socket().display()))
             .env("TINE_TOKEN_FILE", self.directory.join("token"))
             .stdin(Stdio::null());
         let output = command.output();
-        let output = output.map_err(|source| BenchError::Call { call: "tine exec", source })?;
+        let output = output.map_err(|source| BenchError::Call { call: "running tine", source })?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             return Ok(text(&output.stdout));
         }
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         let reason = format!("{}: {out:.300} {err:.300}", output.status);
-        Err(BenchError::Daemon { doing: format!("in a guest: {script:.60}"), reason })
+        Err(BenchError::Daemon { doing: doing.to_owned(), reason })
     }
 
     /// It failed for `reason`; the last of its log goes with it.
@@ -107,6 +125,25 @@ impl Daemon {
         let last = log.lines().next_back().unwrap_or_default();
         BenchError::Daemon { doing: doing.to_owned(), reason: format!("{reason} ({last})") }
     }
+}
+
+/// Why no Linux guest of `image` can be measured here; none if one can.
+pub fn no_linux(host: &HostFacts, image: &str) -> Result<Option<String>, BenchError> {
+    if host.kvm.ring0 == "emulated" {
+        let reason = format!("{} emulates guests' ring 0, so no Linux guest runs", host.kvm.module);
+        return Ok(Some(reason));
+    }
+    let missing = format!("there is no image `{image}`; make it: tine image build {image}");
+    Ok((!has_image(image)?).then_some(missing))
+}
+
+/// Whether this user has the image, as the program itself knows it.
+fn has_image(image: &str) -> Result<bool, BenchError> {
+    let mut command = Command::new("/proc/self/exe");
+    let output = command.args(["image", "ls"]).stdin(Stdio::null()).output();
+    let output = output.map_err(|source| BenchError::Call { call: "tine image ls", source })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().any(|line| line.split_ascii_whitespace().next() == Some(image)))
 }
 
 /// Starts the running program as a daemon in `directory`.

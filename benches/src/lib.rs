@@ -35,9 +35,11 @@ mod redis;
 mod render;
 mod report;
 mod rig;
+mod room;
 mod run;
 mod saves;
 mod sections;
+mod setting;
 mod stats;
 
 use std::path::PathBuf;

@@ -63,6 +63,8 @@ pub enum Section {
     ProcessCopied,
     /// Advice for processes that fork.
     ProcessTuning,
+    /// Processes in a Linux guest.
+    ProcessInGuest,
     /// Redis saves itself while it is written to.
     Redis,
     /// A machine is saved while its guest works.
@@ -75,7 +77,7 @@ pub enum Section {
 
 impl Section {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Spawn,
         Self::LiveFork,
         Self::CowFaults,
@@ -100,6 +102,7 @@ impl Section {
         Self::ProcessTimeline,
         Self::ProcessCopied,
         Self::ProcessTuning,
+        Self::ProcessInGuest,
         Self::Redis,
         Self::VmBgsave,
         Self::RedisGuest,
@@ -133,6 +136,7 @@ impl Section {
             Self::ProcessTimeline => "process_timeline",
             Self::ProcessCopied => "process_copied",
             Self::ProcessTuning => "process_tuning",
+            Self::ProcessInGuest => "process_in_guest",
             Self::Redis => "redis",
             Self::VmBgsave => "vm_bgsave",
             Self::RedisGuest => "redis_guest",
@@ -144,32 +148,33 @@ impl Section {
     /// cloud machine.
     const fn seconds(self) -> (f64, f64) {
         match self {
-            Self::Spawn => (6.0, 60.0),
-            Self::LiveFork => (12.0, 75.0),
-            Self::CowFaults => (8.0, 45.0),
-            Self::ReadFaults => (6.0, 35.0),
-            Self::HotSet => (2.0, 10.0),
+            Self::Spawn => (14.0, 80.0),
+            Self::LiveFork => (6.5, 42.0),
+            Self::CowFaults => (4.0, 22.0),
+            Self::ReadFaults => (5.5, 28.0),
+            Self::HotSet => (1.0, 5.0),
             Self::Ledger => (0.5, 0.5),
-            Self::Density => (5.0, 10.0),
-            Self::Teardown => (1.0, 30.0),
-            Self::Reset => (3.0, 15.0),
-            Self::Dormant => (12.0, 70.0),
-            Self::SpawnRate => (4.0, 18.0),
-            Self::Fanout => (1.0, 4.0),
-            Self::Cells => (5.0, 10.0),
-            Self::Confinement => (2.0, 10.0),
-            Self::WorkingSet => (1.0, 6.0),
-            Self::Pressure => (4.0, 16.0),
-            Self::VmCopied => (4.0, 20.0),
-            Self::VmTimeline => (2.0, 12.0),
-            Self::Backing => (4.0, 20.0),
-            Self::ProcessSpawn => (5.0, 150.0),
-            Self::ProcessFaults => (3.0, 80.0),
-            Self::ProcessTimeline => (1.0, 10.0),
-            Self::ProcessCopied => (1.0, 10.0),
-            Self::ProcessTuning => (1.5, 6.0),
-            Self::Redis => (4.0, 100.0),
-            Self::VmBgsave => (5.0, 100.0),
+            Self::Density => (3.5, 8.0),
+            Self::Teardown => (2.5, 37.0),
+            Self::Reset => (2.5, 15.0),
+            Self::Dormant => (7.0, 90.0),
+            Self::SpawnRate => (3.0, 16.0),
+            Self::Fanout => (2.0, 8.0),
+            Self::Cells => (3.5, 5.0),
+            Self::Confinement => (1.0, 7.0),
+            Self::WorkingSet => (1.0, 4.0),
+            Self::Pressure => (3.0, 12.0),
+            Self::VmCopied => (1.2, 8.0),
+            Self::VmTimeline => (1.8, 9.0),
+            Self::Backing => (5.0, 15.0),
+            Self::ProcessSpawn => (5.5, 85.0),
+            Self::ProcessFaults => (2.4, 31.0),
+            Self::ProcessTimeline => (0.7, 5.0),
+            Self::ProcessCopied => (1.5, 5.0),
+            Self::ProcessTuning => (1.0, 3.0),
+            Self::ProcessInGuest => (5.0, 20.0),
+            Self::Redis => (4.0, 220.0),
+            Self::VmBgsave => (5.0, 76.0),
             Self::RedisGuest => (8.0, 40.0),
             Self::Peers => (3.0, 45.0),
         }
@@ -186,6 +191,7 @@ impl Section {
             | Self::ProcessTimeline
             | Self::ProcessCopied
             | Self::ProcessTuning
+            | Self::ProcessInGuest
             | Self::Redis
             | Self::RedisGuest => &[],
             Self::LiveFork | Self::VmBgsave => &[1024],

@@ -10,7 +10,10 @@ const fn claim_of(section: Section) -> Option<u32> {
         Section::Ledger | Section::ProcessCopied | Section::VmCopied => Some(3),
         Section::Dormant => Some(5),
         Section::ProcessTimeline | Section::VmTimeline => Some(6),
-        Section::CowFaults | Section::ReadFaults | Section::ProcessFaults => Some(7),
+        Section::CowFaults
+        | Section::ReadFaults
+        | Section::ProcessFaults
+        | Section::ProcessInGuest => Some(7),
         Section::LiveFork
         | Section::Fanout
         | Section::Redis
@@ -67,7 +70,7 @@ mod tests {
     fn a_claim_knows_whose_figures_it_uses() {
         assert_eq!(
             shown_elsewhere(1),
-            [Section::Spawn, Section::ProcessSpawn, Section::ProcessTimeline]
+            [Section::Spawn, Section::Pressure, Section::ProcessSpawn, Section::ProcessTimeline]
         );
         assert_eq!(shown_elsewhere(12), []);
     }

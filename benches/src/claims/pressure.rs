@@ -108,7 +108,7 @@ pub fn said() -> Said {
     }
 }
 
-fn eager_child_fails(report: &Report) -> Option<Judgement> {
+pub fn eager_child_fails(report: &Report) -> Option<Judgement> {
     let row = report.process_pressure.iter().find(|row| row.way == Way::Populated)?;
     Some(Judgement::when(
         row.made == 0,

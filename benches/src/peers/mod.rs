@@ -12,7 +12,6 @@ mod ear;
 mod firecracker;
 mod ours;
 mod process;
-mod room;
 
 use std::env;
 use std::path::PathBuf;
@@ -23,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::BenchError;
 use crate::bench::Bench;
+use crate::room;
 use firecracker::Firecracker;
 use ours::Ours;
 

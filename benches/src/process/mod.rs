@@ -1,8 +1,6 @@
 //! Forks of processes, measured by a program of its own: this process has threads, guests and
 //! much memory, all of which a fork of it would copy too.
 
-pub mod hugepages;
-
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;

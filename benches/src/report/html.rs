@@ -79,6 +79,7 @@ fn heading(section: Section) -> &'static str {
         Section::ProcessTimeline => "A process that forks to execute",
         Section::ProcessCopied => "What a fork of a process copies",
         Section::ProcessTuning => "Advice for processes that fork",
+        Section::ProcessInGuest => "Processes in a Linux guest",
         Section::Peers => "Other VMMs",
         Section::Redis => "Redis saves itself",
         Section::RedisGuest => "A Redis in a Linux guest, saved both ways",

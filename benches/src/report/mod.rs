@@ -50,6 +50,7 @@ use crate::sections::live_fork::LiveForkRow;
 use crate::sections::pressure::PressureRow;
 use crate::sections::process::copied::ProcessCopied;
 use crate::sections::process::faults::ProcessFaultFigures;
+use crate::sections::process::in_guest::GuestProcesses;
 use crate::sections::process::spawn::ProcessSpawnFigures;
 use crate::sections::process::timeline::ProcessStep;
 use crate::sections::process::tuning::ProcessTuning;
@@ -152,6 +153,8 @@ pub struct Report {
     pub process_copied: Vec<ProcessCopied>,
     /// Advice for processes that fork, followed and not.
     pub process_tuning: Vec<ProcessTuning>,
+    /// Processes in a Linux guest.
+    pub process_in_guest: Option<GuestProcesses>,
     /// Other VMMs beside tine.
     pub peers: Option<PeerFigures>,
     /// Redis saves itself while it is written to.
@@ -219,6 +222,7 @@ impl Report {
             process_timeline: vec![],
             process_copied: vec![],
             process_tuning: vec![],
+            process_in_guest: None,
             peers: None,
             redis: None,
             vm_bgsave: None,

@@ -5,18 +5,30 @@ use tine_forkbench::rows::{Fate, Memory};
 use super::Report;
 use super::tables::Table;
 use super::units::{bytes, percent, short, time, times};
-use crate::sections::process::faults::ProcessFaultFigures;
-use crate::sections::process::spawn::ProcessSpawnFigures;
+use crate::sections::process::faults::{ProcessFaultFigures, ProcessFaultRow};
+use crate::sections::process::in_guest::GuestProcesses;
+use crate::sections::process::spawn::{ProcessSpawnFigures, ProcessSpawnRow};
 
 const PAGE: u64 = 4096;
 
 pub fn children_and_tables(figures: &ProcessSpawnFigures) -> [Table; 2] {
-    [children(figures), page_tables(figures)]
+    [children("Processes: what it takes to make a child", &figures.children), page_tables(figures)]
 }
 
-fn children(figures: &ProcessSpawnFigures) -> Table {
+/// The same in a Linux guest.
+pub fn in_guest(figures: &GuestProcesses) -> [Table; 2] {
+    [
+        children("Processes in a Linux guest: what it takes to make a child", &figures.children),
+        child_writes(
+            "Processes in a Linux guest: what a child pays for its writes",
+            &figures.writes,
+        ),
+    ]
+}
+
+fn children(title: &'static str, rows: &[ProcessSpawnRow]) -> Table {
     let mut table = Table::new(
-        "Processes: what it takes to make a child",
+        title,
         "All ways in turn, in the same run, of a parent with one region of memory. `call` is until \
          the call returned in the parent; `started` until the child's first statement, or the \
          first of the program that it executes; `end` from its last act until it was waited for. \
@@ -37,7 +49,7 @@ fn children(figures: &ProcessSpawnFigures) -> Table {
             "child's page tables",
         ],
     );
-    for row in &figures.children {
+    for row in rows {
         table.row([
             bytes(row.size_bytes as f64),
             row.backing.name().to_owned(),
@@ -80,12 +92,19 @@ fn page_tables(figures: &ProcessSpawnFigures) -> Table {
 }
 
 pub fn faults(figures: &ProcessFaultFigures) -> [Table; 3] {
-    [child_writes(figures), parent_writes(figures), crossover(figures)]
+    [
+        child_writes(
+            "Processes: one word into each of some pages of 100 MiB, by a child",
+            &figures.children,
+        ),
+        parent_writes(figures),
+        crossover(figures),
+    ]
 }
 
-fn child_writes(figures: &ProcessFaultFigures) -> Table {
+fn child_writes(title: &'static str, rows: &[ProcessFaultRow]) -> Table {
     let mut table = Table::new(
-        "Processes: one word into each of some pages of 100 MiB, by a child",
+        title,
         "Medians. `private` is what is the child's own of the region afterwards, by smaps.",
         4,
         &[
@@ -103,7 +122,7 @@ fn child_writes(figures: &ProcessFaultFigures) -> Table {
             "private",
         ],
     );
-    for row in &figures.children {
+    for row in rows {
         table.row([
             row.backing.name().to_owned(),
             row.order.name().to_owned(),

@@ -69,6 +69,9 @@ pub fn of(section: Section, report: &Report) -> Vec<Table> {
         Section::ProcessTimeline => vec![process::timeline(report)],
         Section::ProcessCopied => vec![process::copied(report)],
         Section::ProcessTuning => vec![process::tuning(report)],
+        Section::ProcessInGuest => {
+            report.process_in_guest.iter().flat_map(process::in_guest).collect()
+        }
         Section::Peers => {
             let both = |figures| [peers::peers(figures), peers::compared(figures)];
             report.peers.iter().flat_map(both).collect()

@@ -16,6 +16,7 @@ use crate::bench::Bench;
 use crate::error::Doing;
 use crate::meminfo::MemInfo;
 use crate::rig::{Rig, Work, whole, work, work_counted};
+use crate::setting::Setting;
 use crate::stats::{Summary, median};
 
 /// Images whose huge pages must be free: the image itself, the clone, and one to spare.
@@ -58,6 +59,9 @@ const PATTERNS: [Pattern; 2] = [Pattern::Sequential, Pattern::Scattered { seed: 
 /// Measures images of each kind in turn.
 pub fn run(bench: &mut Bench) -> Result<Vec<BackingRow>, BenchError> {
     let rounds = bench.plan.choose(1, 5);
+    // Why not, if this user may not ask for them, is what the images are then said to lack.
+    let _files = Setting::huge_memory_files();
+    let _pool = Setting::more_huge_pages(pool_pages());
     let mut images = Vec::new();
     for (kind, name) in [
         (ImageKind::Small, "4 KiB"),
@@ -107,10 +111,15 @@ struct Image {
     snapshot: Snapshot,
 }
 
+/// Huge pages that have to be free.
+const fn pool_pages() -> u64 {
+    POOL_IMAGES * (GUEST_MIB >> 1)
+}
+
 /// Why an image can't be made of reserved huge pages; none if it can.
 fn no_pool() -> Result<Option<String>, BenchError> {
     let info = MemInfo::read()?;
-    let needed = POOL_IMAGES * (GUEST_MIB >> 1);
+    let needed = pool_pages();
     let free = info.get("HugePages_Free").unwrap_or(0);
     Ok((free < needed).then(|| {
         format!(

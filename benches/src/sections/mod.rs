@@ -79,6 +79,9 @@ pub fn run(section: Section, bench: &mut Bench, report: &mut Report) -> Result<(
         Section::ProcessTimeline => report.process_timeline = process::timeline::run(bench)?,
         Section::ProcessCopied => report.process_copied = process::copied::run(bench)?,
         Section::ProcessTuning => report.process_tuning = process::tuning::run(bench)?,
+        Section::ProcessInGuest => {
+            report.process_in_guest = process::in_guest::run(bench, &report.host)?;
+        }
         Section::Peers => report.peers = Some(peers::run(bench)?),
         Section::Redis => report.redis = redis::run(bench)?,
         Section::RedisGuest => report.redis_guest = redis_guest::run(bench, &report.host)?,

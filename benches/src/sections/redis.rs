@@ -24,6 +24,7 @@ use crate::redis::record::VALUE_BYTES;
 use crate::redis::save::Saved;
 use crate::redis::server::{Server, installed};
 use crate::redis::writer::Writer;
+use crate::room;
 use crate::saves::{SaveRow, memory, per_gib};
 use crate::stats::{Summary, median};
 
@@ -111,15 +112,17 @@ pub fn run(bench: &mut Bench) -> Result<Option<RedisFigures>, BenchError> {
 
 /// How many keys there is room and time for.
 fn keys(bench: &mut Bench) -> Result<Option<u32>, BenchError> {
-    let wanted: u64 = bench.plan.choose(32 << 20, 1 << 30);
+    let wanted: u64 = bench.plan.choose(32 << 20, 3 << 30);
     let available = MemInfo::read()?.need("MemAvailable")?;
     let room = available.saturating_sub(RESERVE) / COPIES;
-    let bytes = wanted.min(room);
+    // The file, and what else is on the disk.
+    let bytes = wanted.min(room).min(room::free_bytes()? / 2);
     if bytes < 16 << 20 {
         let reason = format!(
-            "a server of 16 MiB, its copies and 2 GiB to spare do not fit into the {} MiB that \
-             are available",
-            available >> 20
+            "a server of 16 MiB, its copies and 2 GiB to spare do not fit into the {} MiB of \
+             memory that are available, or its file twice into the {} MiB of disk",
+            available >> 20,
+            room::free_bytes()? >> 20
         );
         bench.skip("redis", reason);
         return Ok(None);

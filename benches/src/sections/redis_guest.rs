@@ -4,7 +4,6 @@
 //! four times: in the file that `BGSAVE` has written, in the server of a clone of the snapshot, in
 //! the file that that server writes, and in the server of a child of the running machine.
 
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use serde_json::json;
 
 use crate::BenchError;
 use crate::bench::Bench;
-use crate::daemon::{Daemon, spawn, spawn_at};
+use crate::daemon::{self, Daemon, spawn, spawn_at};
 use crate::host::HostFacts;
 use crate::measure::{Better, Unit};
 use crate::meminfo::MemInfo;
@@ -56,12 +55,8 @@ pub struct RedisGuest {
 /// Saves a Redis in a guest both ways. None where there can be none.
 pub fn run(bench: &mut Bench, host: &HostFacts) -> Result<Option<RedisGuest>, BenchError> {
     const NAME: &str = "redis_guest";
-    if host.kvm.ring0 == "emulated" {
-        bench.skip(NAME, "KVM emulates ring 0 here (KvmFacts.ring0), so no Linux guest runs");
-        return Ok(None);
-    }
-    if !has_image()? {
-        bench.skip(NAME, "there is no image `redis`; make it: tine image build redis");
+    if let Some(reason) = daemon::no_linux(host, IMAGE)? {
+        bench.skip(NAME, reason);
         return Ok(None);
     }
     // In the guest: server, both files, and a second server that has loaded one.
@@ -153,13 +148,4 @@ pub fn run(bench: &mut Bench, host: &HostFacts) -> Result<Option<RedisGuest>, Be
         measures.add(id, Unit::PerSecond, Better::Higher, &[rate]);
     }
     Ok(Some(figures))
-}
-
-/// Whether this user has the image, as the program itself knows it.
-fn has_image() -> Result<bool, BenchError> {
-    let mut command = Command::new("/proc/self/exe");
-    let output = command.args(["image", "ls"]).stdin(Stdio::null()).output();
-    let output = output.map_err(|source| BenchError::Call { call: "tine image ls", source })?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().any(|line| line.split_ascii_whitespace().next() == Some(IMAGE)))
 }

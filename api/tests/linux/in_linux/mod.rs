@@ -7,5 +7,6 @@ mod endings;
 mod identity;
 mod limits;
 mod load;
+mod processes;
 mod service;
 mod state;

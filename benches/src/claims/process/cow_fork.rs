@@ -42,6 +42,12 @@ pub fn rows() -> Vec<Row> {
         "a dense and a sparse gigabyte with as many page tables fork alike".to_owned(),
         Box::new(dense_and_sparse),
     ));
+    rows.push(Row::new(
+        Subject::Process,
+        "in a Linux guest: a fork of 100 MB takes 100 us",
+        Section::ProcessInGuest,
+        in_guest,
+    ));
     rows
 }
 
@@ -116,4 +122,18 @@ fn dense_and_sparse(report: &Report) -> Option<Judgement> {
             bytes(sparse.child_page_table_bytes? as f64)
         ),
     ))
+}
+
+fn in_guest(report: &Report) -> Option<Judgement> {
+    let rows = &report.process_in_guest.as_ref()?.children;
+    let of = |way: Way| rows.iter().find(|row| row.way == way);
+    let (fork, eager) = (of(Way::Fork)?, of(Way::Eager)?);
+    let words = format!(
+        "{} for {}, {} by eager copy",
+        time(fork.call_p50_us),
+        bytes(fork.size_bytes as f64),
+        time(eager.call_p50_us)
+    );
+    // 100 us are claimed for 10 MB as well.
+    Some(Judgement::within_twice(fork.call_p50_us, 100.0, words))
 }

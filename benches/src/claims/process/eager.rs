@@ -3,6 +3,7 @@
 use tine_forkbench::rows::Way;
 
 use super::{MIB, SIZES_MIB, ends, why_no_children, words};
+use crate::claims::pressure::eager_child_fails;
 use crate::claims::{Judgement, Row, Subject};
 use crate::plan::Section;
 use crate::report::Report;
@@ -31,6 +32,12 @@ pub fn rows() -> Vec<Row> {
         "an eager copy doubles memory until the child is gone",
         Section::ProcessTimeline,
         doubles,
+    ));
+    rows.push(Row::new(
+        Subject::Process,
+        "where memory is short an eager fork fails outright, whatever its child would do",
+        Section::Pressure,
+        eager_child_fails,
     ));
     rows
 }

@@ -143,11 +143,13 @@ pub fn run(bench: &mut Bench) -> Result<ProcessFaultFigures, BenchError> {
     let mut figures = ProcessFaultFigures::default();
     for (backing, options) in lines {
         // Parent and copy.
-        let pages = reserve(bench, SECTION, backing, 2 * REGION_MIB * MIB)?;
+        let pages = reserve(bench, SECTION, backing, 2 * REGION_MIB * MIB);
         let line = format!("faults --size {REGION_MIB}M --backing {} {options}", backing.name());
         for row in rows(bench, &forkbench, SECTION, &line)? {
             match row {
-                Row::Faults(row) => figures.children.push(child(row, &bench.measures)),
+                Row::Faults(row) => {
+                    figures.children.push(child(row, SECTION.name(), &bench.measures))
+                }
                 Row::Parent(row) => figures.parents.push(parent(row, &bench.measures)),
                 row => return Err(unexpected(&row)),
             }
@@ -158,10 +160,11 @@ pub fn run(bench: &mut Bench) -> Result<ProcessFaultFigures, BenchError> {
     Ok(figures)
 }
 
-fn child(row: rows::FaultsRow, measures: &Measures) -> ProcessFaultRow {
+/// What is told of a child's writes, as figures of `section`.
+pub fn child(row: rows::FaultsRow, section: &str, measures: &Measures) -> ProcessFaultRow {
     let id = |what| {
         format!(
-            "process_faults/{}/{}/{}/{}/{what}",
+            "{section}/{}/{}/{}/{}/{what}",
             row.backing.name(),
             row.order.name(),
             per_cent(row.fraction),

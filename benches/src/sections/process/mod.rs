@@ -4,6 +4,7 @@
 
 pub mod copied;
 pub mod faults;
+pub mod in_guest;
 pub mod pressure;
 pub mod spawn;
 pub mod timeline;
@@ -15,7 +16,7 @@ use crate::BenchError;
 use crate::bench::Bench;
 use crate::plan::Section;
 use crate::process::Forkbench;
-use crate::process::hugepages::HugePages;
+use crate::setting::Setting;
 use crate::stats::median;
 
 const MIB: u64 = 1 << 20;
@@ -44,20 +45,15 @@ fn unexpected(row: &Row) -> BenchError {
 
 /// Huge pages for `bytes`, if a region of `backing` needs them. The program says why if there
 /// are too few of them.
-fn reserve(
-    bench: &mut Bench,
-    section: Section,
-    backing: Backing,
-    bytes: u64,
-) -> Result<Option<HugePages>, BenchError> {
+fn reserve(bench: &mut Bench, section: Section, backing: Backing, bytes: u64) -> Option<Setting> {
     if backing != Backing::Hugetlb {
-        return Ok(None);
+        return None;
     }
-    match HugePages::reserve(bytes.div_ceil(2 * MIB))? {
-        Ok(pages) => Ok(Some(pages)),
+    match Setting::more_huge_pages(bytes.div_ceil(2 * MIB)) {
+        Ok(pages) => Some(pages),
         Err(why) => {
             bench.skip(format!("{}: huge pages of hugetlbfs", section.name()), why);
-            Ok(None)
+            None
         }
     }
 }

@@ -132,7 +132,7 @@ pub fn run(bench: &mut Bench) -> Result<ProcessSpawnFigures, BenchError> {
     let mut figures = ProcessSpawnFigures::default();
     for probe in &probes {
         // Parent and copy.
-        let pages = reserve(bench, SECTION, probe.backing, 2 * probe.mib * MIB)?;
+        let pages = reserve(bench, SECTION, probe.backing, 2 * probe.mib * MIB);
         let line = format!(
             "spawn --size {} --backing {} --density {} --rounds {} --eager-rounds {}{}",
             size(probe.mib * MIB),
@@ -144,7 +144,7 @@ pub fn run(bench: &mut Bench) -> Result<ProcessSpawnFigures, BenchError> {
         );
         for row in rows(bench, &forkbench, SECTION, &line)? {
             let Row::Spawn(row) = row else { return Err(unexpected(&row)) };
-            figures.children.push(summary(row, &bench.measures));
+            figures.children.push(summary(row, SECTION.name(), &bench.measures));
         }
         drop(pages);
     }
@@ -158,10 +158,11 @@ pub fn run(bench: &mut Bench) -> Result<ProcessSpawnFigures, BenchError> {
     Ok(figures)
 }
 
-fn summary(row: rows::SpawnRow, measures: &Measures) -> ProcessSpawnRow {
+/// What is told of children, as figures of `section`.
+pub fn summary(row: rows::SpawnRow, section: &str, measures: &Measures) -> ProcessSpawnRow {
     let id = |what| {
         format!(
-            "process_spawn/{}/{}/{}/{}/{what}",
+            "{section}/{}/{}/{}/{}/{what}",
             mib(row.size_bytes),
             row.backing.name(),
             row.density.name(),

@@ -55,7 +55,7 @@ pub fn run(bench: &mut Bench) -> Result<Vec<ProcessTuning>, BenchError> {
     let forkbench = Forkbench::new(&bench.interrupt)?;
     let rounds = bench.plan.choose(3, 15);
     bench.progress.steps(1);
-    let pages = reserve(bench, SECTION, Backing::Hugetlb, 2 * REGION_MIB * MIB)?;
+    let pages = reserve(bench, SECTION, Backing::Hugetlb, 2 * REGION_MIB * MIB);
     let line = format!("tuning --size {REGION_MIB}M --rounds {rounds}");
     let rows = rows(bench, &forkbench, SECTION, &line)?;
     drop(pages);

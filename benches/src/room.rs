@@ -1,4 +1,4 @@
-//! Where the files of snapshots go, and whether there is room for them.
+//! Where files that are measured go, and whether there is room for them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,18 @@ fn place() -> PathBuf {
     std::env::temp_dir()
 }
 
+/// Bytes that are free there.
+pub fn free_bytes() -> Result<u64, BenchError> {
+    let space = rustix::fs::statvfs(&place())
+        .map_err(|error| BenchError::Call { call: "statvfs", source: error.into() })?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
 /// Why files of `mib` can't be written; none if they can.
 pub fn no_space_for(mib: u64) -> Result<Option<String>, BenchError> {
-    let place = place();
-    let space = rustix::fs::statvfs(&place)
-        .map_err(|error| BenchError::Call { call: "statvfs", source: error.into() })?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
+    let free = free_bytes()? >> 20;
     Ok((free < mib).then(|| {
-        format!("snapshots take {mib} MiB, and {free} MiB are free in {}", place.display())
+        format!("files of {mib} MiB are written, and {free} MiB are free in {}", place().display())
     }))
 }
 
