@@ -11,7 +11,7 @@ fn place() -> PathBuf {
 
 /// Bytes that are free there.
 pub fn free_bytes() -> Result<u64, BenchError> {
-    let space = rustix::fs::statvfs(&place())
+    let space = rustix::fs::statvfs(place())
         .map_err(|error| BenchError::Call { call: "statvfs", source: error.into() })?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
