@@ -144,6 +144,20 @@ fn a_comparison_tells_worse_from_the_same_by_its_exit_code() {
 }
 
 #[test]
+fn the_readme_tells_the_figures_of_the_run_that_is_kept() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let numbers = root.join("docs/numbers.json");
+    let output = tine(&["bench", "render", numbers.to_str().unwrap(), "--markdown", "-"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let (_, rest) = readme.split_once("<!-- numbers: ").unwrap();
+    let (_, rest) = rest.split_once("-->\n").unwrap();
+    let (told, _) = rest.split_once("<!-- end of numbers -->").unwrap();
+    let kept = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(told, kept, "run: cargo xtask readme FIGURES.json");
+}
+
+#[test]
 fn what_can_not_be_written_is_known_before_anything_is_measured() {
     let output = tine(&["bench", "--quick", "--json", "/nowhere/r.json"]);
     assert!(!output.status.success());

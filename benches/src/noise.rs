@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tine_forkbench::rows::Row;
 use tine_vmm::MemoryMode;
 
 use crate::BenchError;
-use crate::measure::Measure;
+use crate::interrupt::Interrupt;
+use crate::measure::{Measure, Unit};
 use crate::plan::Section;
+use crate::process::Forkbench;
 use crate::rig::{Rig, total_us};
 use crate::stats::{Summary, median, microseconds};
 
@@ -57,6 +60,8 @@ enum Kind {
     Message,
     /// KVM, and mappings.
     Machine,
+    /// A process that is new every time, and where its memory happens to lie.
+    Process,
 }
 
 impl Kind {
@@ -65,6 +70,7 @@ impl Kind {
             Self::Memory => "copy of 8 MiB into new memory",
             Self::Message => "message to a sleeping thread and back",
             Self::Machine => "copy-on-write spawn of 64 MiB",
+            Self::Process => "fork of a process of 32 MiB",
         }
     }
 
@@ -82,6 +88,13 @@ impl Kind {
             | Section::VmTimeline
             | Section::VmBgsave
             | Section::Peers => Self::Machine,
+            Section::ProcessSpawn
+            | Section::ProcessFaults
+            | Section::ProcessTimeline
+            | Section::ProcessCopied
+            | Section::ProcessTuning
+            | Section::ProcessInGuest
+            | Section::Redis => Self::Process,
             _ => Self::Memory,
         }
     }
@@ -99,9 +112,13 @@ pub struct Noise {
 
 impl Noise {
     /// Reads every control once more.
-    pub fn read(&mut self, rig: &mut Rig) -> Result<(), BenchError> {
-        let readings =
-            [(Kind::Memory, copy()), (Kind::Message, wake()?), (Kind::Machine, spawn(rig)?)];
+    pub fn read(&mut self, rig: &mut Rig, interrupt: &Interrupt) -> Result<(), BenchError> {
+        let readings = [
+            (Kind::Memory, copy()),
+            (Kind::Message, wake()?),
+            (Kind::Machine, spawn(rig)?),
+            (Kind::Process, fork(interrupt)?),
+        ];
         for (kind, reading) in readings {
             match self.controls.iter_mut().find(|control| control.name == kind.name()) {
                 Some(control) => control.readings_us.push(reading),
@@ -123,8 +140,10 @@ impl Noise {
     pub fn tell(&self, measures: &mut [Measure]) {
         let scatter = usual_scatter(measures);
         for measure in measures {
-            let spread = if measure.low.is_some() { measure.spread() } else { scatter };
-            measure.noise = self.floor_of(measure).map(|floor| SQRT_2 * spread.hypot(floor));
+            let known = measure.low.is_some() || !measure.unit.is_timed();
+            let spread = if known { measure.spread() } else { scatter };
+            let noise = self.floor_of(measure).map(|floor| SQRT_2 * spread.hypot(floor));
+            measure.noise = noise.map(|noise| noise + grain(measure));
         }
     }
 
@@ -140,6 +159,15 @@ impl Noise {
             Some(name) => controls.find(|control| control.name == name)?.drift,
             None => self.floor,
         }
+    }
+}
+
+/// What a size can't say more exactly: page tables begin where a mapping happens to lie.
+fn grain(measure: &Measure) -> f64 {
+    const PAGES: f64 = 4.0 * 4096.0;
+    match measure.unit {
+        Unit::Bytes if measure.p50 > 0.0 => PAGES / measure.p50,
+        _ => 0.0,
     }
 }
 
@@ -241,6 +269,20 @@ fn spawn(rig: &mut Rig) -> Result<f64, BenchError> {
     Ok(median((0..SPAWNS).map(once).collect::<Result<Vec<_>, _>>()?))
 }
 
+/// Median of forks of a new process.
+fn fork(interrupt: &Interrupt) -> Result<f64, BenchError> {
+    let words = "spawn --size 32M --rounds 5 --ways fork".split(' ').map(str::to_owned);
+    let words: Vec<String> = words.collect();
+    let rows = Forkbench::new(interrupt)?.run(&words, "a control", &mut Vec::new())?;
+    match rows.into_iter().next() {
+        Some(Row::Spawn(row)) => Ok(median(row.call_us)),
+        row => Err(BenchError::Forkbench {
+            command: format!("forkbench {}", words.join(" ")),
+            reason: format!("no forks: {row:?}"),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,10 +314,17 @@ mod tests {
         measures.time("dormant/64_mib/call", &[10.0; 20]);
         measures.time("spawn/64_mib/cow/total", &[10.0; 20]);
         measures.time("cow_faults/all", &[10.0; 20]);
-        measures.bytes("cells/bytes", &[4096.0; 3]);
-        let drifts = [(Kind::Memory, 0.1), (Kind::Message, 0.2), (Kind::Machine, 0.3)];
-        let expected = [0.2, 0.3, 0.1, SIZES].map(|drift| Some(SQRT_2 * drift));
-        assert_eq!(told(&drifts, &measures), expected);
+        measures.bytes("cells/bytes", &[4096.0e6]);
+        measures.time("process_spawn/fork", &[10.0; 20]);
+        measures.bytes("ledger/page_tables", &[4096.0]);
+        let drifts =
+            [(Kind::Memory, 0.1), (Kind::Message, 0.2), (Kind::Machine, 0.3), (Kind::Process, 0.4)];
+        let told_of = told(&drifts, &measures);
+        for (noise, drift) in told_of.iter().zip([0.2, 0.3, 0.1, SIZES, 0.4]) {
+            assert!((noise.unwrap() - SQRT_2 * drift).abs() < 1e-4, "{told_of:?}");
+        }
+        // A page table more or less is nothing.
+        assert!(told_of[5].unwrap() > 4.0);
         assert_eq!(told(&[], &measures)[0], None);
     }
 

@@ -99,7 +99,7 @@ fn measure(
             continue;
         }
         bench.progress.begin(section.name(), bench.plan.seconds_of(section));
-        report.noise.read(&mut bench.rig)?;
+        report.noise.read(&mut bench.rig, &bench.interrupt)?;
         sections::run(section, bench, report)?;
         bench.progress.end();
         let seconds = begun.elapsed().as_secs_f64();

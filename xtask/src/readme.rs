@@ -23,7 +23,7 @@ pub fn write(report: &Path) -> Result<ExitCode> {
     let run: Value = serde_json::from_slice(&text)
         .with_context(|| format!("{} is no JSON", report.display()))?;
     ensure!(run["complete"] == true, "{} was ended early", report.display());
-    let kept = serde_json::to_string_pretty(&without_samples(run))? + "\n";
+    let kept = serde_json::to_string(&without_paths(without_samples(run)))? + "\n";
     fs::write(NUMBERS, kept).with_context(|| format!("{NUMBERS} can't be written"))?;
     let readme = fs::read_to_string(README).with_context(|| format!("{README} can't be read"))?;
     let readme = spliced(&readme, &figures()?)?;
@@ -36,6 +36,15 @@ fn without_samples(mut run: Value) -> Value {
     for measure in run["measures"].as_array_mut().into_iter().flatten() {
         measure["samples"] = Value::Array(Vec::new());
     }
+    run
+}
+
+/// Where the program and its files were is nobody's business: their names are left.
+fn without_paths(mut run: Value) -> Value {
+    let command = run["host"]["command"].as_str().unwrap_or_default();
+    let name = |word: &str| word.rsplit('/').next().unwrap_or_default().to_owned();
+    let words: Vec<String> = command.split(' ').map(name).collect();
+    run["host"]["command"] = Value::String(words.join(" "));
     run
 }
 
@@ -70,6 +79,13 @@ mod tests {
         assert_eq!(new, format!("a\n{BEGIN}new\n{END}b\n"));
         assert_eq!(spliced(&new, "new\n").unwrap(), new);
         assert!(spliced("no marks", "new\n").is_err());
+    }
+
+    #[test]
+    fn paths_are_left_out() {
+        let run = json!({"host": {"command": "target/release/tine bench --json /tmp/x/a.json"}});
+        let kept = json!({"host": {"command": "tine bench --json a.json"}});
+        assert_eq!(without_paths(run), kept);
     }
 
     #[test]

@@ -287,6 +287,9 @@ fn measured(rows: &[ClaimRow]) -> String {
 }
 
 fn why(rows: &[ClaimRow]) -> String {
+    /// Contradicted rows that are named: the rows themselves tell of all.
+    const NAMED: usize = 3;
+
     let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
     let verdicts = [Verdict::Holds, Verdict::Partly, Verdict::Contradicted, Verdict::NotMeasured];
     let counts = verdicts.into_iter().map(|verdict| (verdict, count(verdict)));
@@ -296,8 +299,12 @@ fn why(rows: &[ClaimRow]) -> String {
         .collect();
     let parts = if rows.len() == 1 { "part" } else { "parts" };
     let mut why = format!("of {} {parts}: {}", rows.len(), counts.join(", "));
-    for row in rows.iter().filter(|row| row.verdict == Verdict::Contradicted) {
+    let contradicted = || rows.iter().filter(|row| row.verdict == Verdict::Contradicted);
+    for row in contradicted().take(NAMED) {
         why.push_str(&format!(". Contradicted ({}): {}", row.subject.words(), row.claim));
+    }
+    if let more @ 1.. = contradicted().count().saturating_sub(NAMED) {
+        why.push_str(&format!("; and {more} more"));
     }
     if let Some(row) = rows.iter().find(|row| row.verdict == Verdict::NotMeasured) {
         why.push_str(&format!(". Not measured: {}", row.why));

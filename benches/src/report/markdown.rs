@@ -26,18 +26,19 @@ pub fn numbers(report: &Report) -> String {
 fn header(report: &Report) -> String {
     let host = &report.host;
     let or_unknown = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "unknown".to_owned());
-    let floor = match report.noise.floor {
-        Some(floor) => format!("; noise floor {}", percent(floor)),
-        None => String::new(),
-    };
-    // The program's path says where it was built, which is nobody's business.
-    let command = match host.command.split_once(" bench") {
-        Some((_, rest)) => format!("tine bench{rest}"),
-        None => host.command.clone(),
-    };
+    let drifts =
+        report.noise.controls.iter().filter_map(|control| {
+            Some(format!("{} of a {}", percent(control.drift?), control.name))
+        });
+    let drifts = drifts.collect::<Vec<_>>().join(", ");
+    let drifts =
+        if drifts.is_empty() { drifts } else { format!("; the host's own drift {drifts}") };
+    // Where the program and its files were is nobody's business.
+    let names = host.command.split(' ').map(|word| word.rsplit('/').next().unwrap_or_default());
+    let command = names.collect::<Vec<_>>().join(" ");
     format!(
         "`{command}` on {}, {} cores, {}, Linux {}, `{}` (guest ring 0 {}), THP `{}`; {}, \
-         {:.0} s; p50 unless said{floor}.\n",
+         {:.0} s; p50 unless said{drifts}.\n",
         or_unknown(&host.cpu),
         host.cores,
         bytes(host.memory_bytes as f64),
@@ -162,11 +163,11 @@ fn after(report: &Report) -> String {
     let mut add = |what: &str, figure: String| rows.push(vec![what.to_owned(), figure]);
     let us = |ns: f64| format!("{} us", short(ns / 1000.0));
     if let (Some(cow), Some(eager)) =
-        (report.fault("scattered", "cow", 0.1), report.fault("scattered", "eager", 0.1))
+        (report.fault("sequential", "cow", 0.1), report.fault("sequential", "eager", 0.1))
     {
         let figure =
             format!("{} (after an eager copy {})", us(cow.ns_per_page), us(eager.ns_per_page));
-        add("first write to a shared page, in the guest", figure);
+        add("first write to a shared page, in the guest, in a row", figure);
     }
     if let Some(fork) =
         report.fork_to_one("process", 10_000).and_then(|row| row.refault_ns_per_page)

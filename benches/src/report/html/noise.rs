@@ -11,7 +11,7 @@ use crate::stats::median;
 pub fn section(page: &mut Page, report: &Report) -> Result<(), BenchError> {
     page.begin("noise", "Noise");
     page.push(
-        "<p>Before each section the suite does the same three things again, which have nothing to \
+        "<p>Before each section the suite does the same few things again, which have nothing to \
          do with what it measures. By whatever their readings differ, the host made them \
          differ.</p>\n",
     );
