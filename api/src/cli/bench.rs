@@ -1,11 +1,13 @@
 //! `tine bench`: the measurement suite.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use tine_bench::End;
+
+use super::output::{self, ReaderLeft};
 
 /// What a program that Ctrl-C ended exits with.
 const INTERRUPTED: u8 = 130;
@@ -85,7 +87,7 @@ impl Bench {
             None => {}
         }
         if self.schema {
-            print!("{}", tine_bench::schema()?);
+            output::write(tine_bench::schema()?.as_bytes())?;
             return Ok(ExitCode::SUCCESS);
         }
         let options = tine_bench::Options {
@@ -105,15 +107,23 @@ impl Bench {
     }
 }
 
-fn compare(before: &std::path::Path, after: &std::path::Path) -> ExitCode {
-    match tine_bench::compare(before, after) {
-        Ok(comparison) => {
-            print!("{}", comparison.text());
-            if comparison.is_worse() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-        }
+fn compare(before: &Path, after: &Path) -> ExitCode {
+    match told(before, after) {
+        Ok(true) => ExitCode::FAILURE,
+        Ok(false) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tine: {:#}", anyhow::Error::from(error));
+            eprintln!("tine: {error:#}");
             ExitCode::from(UNUSABLE)
         }
+    }
+}
+
+/// Prints how two runs differ, and tells whether something got worse: also to whoever has stopped
+/// reading.
+fn told(before: &Path, after: &Path) -> Result<bool> {
+    let comparison = tine_bench::compare(before, after)?;
+    match output::write(comparison.text().as_bytes()) {
+        Err(error) if !error.is::<ReaderLeft>() => Err(error),
+        _ => Ok(comparison.is_worse()),
     }
 }

@@ -147,6 +147,19 @@ fn the_page_of_a_full_report_has_every_section_once() {
 }
 
 #[test]
+fn the_page_of_the_run_that_the_readme_tells_has_every_section_once() {
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/numbers.json");
+    let report = judged(Report::read(kept.as_ref()).unwrap());
+    let text = page(&report).unwrap();
+    check(&text, &report);
+    for section in Section::ALL.into_iter().filter(|it| !tables::of(*it, &report).is_empty()) {
+        let id = format!("id=\"{}\"", section.name().replace('_', "-"));
+        assert_eq!(text.matches(&id).count(), 1, "{id}");
+    }
+    assert!(report.done.len() > 25 && text.matches("<figure ").count() >= 25);
+}
+
+#[test]
 fn what_comes_from_the_host_is_no_markup() {
     let mut report = judged(Report::empty());
     let evil = "<script>'\"&";
