@@ -189,7 +189,7 @@ pub fn run(bench: &mut Bench) -> Result<PeerFigures, BenchError> {
     });
     for PeerRow { peer, not_measured, .. } in &figures.peers {
         if let Some(reason) = not_measured {
-            bench.skip(peer, reason.trim_start_matches("not measured: "));
+            bench.skip(format!("peers: {peer}"), reason.trim_start_matches("not measured: "));
         }
     }
     // What a peer does is in its rows alone: it must not make a run of tine look worse.
