@@ -13,12 +13,35 @@ use crate::devices::board::Devices;
 use crate::devices::{Board, ConsoleSink};
 use crate::fork::Ladder;
 use crate::fork::spawn::{shell_for, timed};
-use crate::kvm::{KvmHost, failed};
+use crate::kvm::{KvmHost, Shell, failed};
 use crate::lock;
-use crate::memory::{GuestRam, MemoryImage, RamLayout};
+use crate::memory::{GuestRam, ImageKind, MemoryImage, RamLayout};
 
 /// How long the embedded workload may take to boot.
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
+
+/// A machine with nothing in it yet.
+struct Empty {
+    ladder: Ladder,
+    ram: GuestRam,
+    shell: Shell,
+}
+
+impl Empty {
+    /// With `vcpus`, and RAM as `layout` says, in an image of kind `image`.
+    fn new(
+        host: &Arc<KvmHost>,
+        image: ImageKind,
+        layout: RamLayout,
+        vcpus: u8,
+    ) -> Result<Self, MachineError> {
+        let mut ladder = Ladder { strategy: "boot".into(), ..Ladder::default() };
+        let image = MemoryImage::create(layout.bytes(), image)?;
+        let ram = timed(&mut ladder.map, || GuestRam::boot(image, layout))?;
+        let shell = shell_for(host, &ram, vcpus, false, &mut ladder)?;
+        Ok(Self { ladder, ram, shell })
+    }
+}
 
 impl Machine {
     /// Boots the embedded workload, and waits until all its vCPUs wait for commands.
@@ -30,11 +53,8 @@ impl Machine {
         let requested = Instant::now();
         let MachineConfig { ram_bytes, vcpus, image } = *config;
         embedded::check(ram_bytes, vcpus)?;
-        let mut ladder = Ladder { strategy: "boot".into(), ..Ladder::default() };
-        let image = MemoryImage::create(ram_bytes, image)?;
-        let ram =
-            timed(&mut ladder.map, || GuestRam::boot(image, RamLayout::flat(RAM_BASE, ram_bytes)))?;
-        let shell = shell_for(host, &ram, vcpus, false, &mut ladder)?;
+        let layout = RamLayout::flat(RAM_BASE, ram_bytes);
+        let Empty { mut ladder, ram, shell } = Empty::new(host, image, layout, vcpus)?;
 
         let begun = Instant::now();
         let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
@@ -65,11 +85,8 @@ impl Machine {
         let requested = Instant::now();
         let MachineConfig { ram_bytes, vcpus, image } = *config;
         linux::check_bare(ram_bytes, vcpus)?;
-        let mut ladder = Ladder { strategy: "boot".into(), ..Ladder::default() };
-        let image = MemoryImage::create(ram_bytes, image)?;
         let layout = RamLayout::pc(ram_bytes);
-        let ram = timed(&mut ladder.map, || GuestRam::boot(image, layout))?;
-        let shell = shell_for(host, &ram, vcpus, false, &mut ladder)?;
+        let Empty { mut ladder, ram, shell } = Empty::new(host, image, layout, vcpus)?;
 
         let begun = Instant::now();
         let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
@@ -93,11 +110,8 @@ impl Machine {
         let requested = Instant::now();
         let LinuxConfig { ram_bytes, vcpus, image, kernel, disks } = config;
         linux::check(ram_bytes, vcpus)?;
-        let mut ladder = Ladder { strategy: "boot".into(), ..Ladder::default() };
-        let image = MemoryImage::create(ram_bytes, image)?;
         let layout = RamLayout::pc(ram_bytes);
-        let ram = timed(&mut ladder.map, || GuestRam::boot(image, layout))?;
-        let shell = shell_for(host, &ram, vcpus, false, &mut ladder)?;
+        let Empty { mut ladder, ram, shell } = Empty::new(host, image, layout, vcpus)?;
 
         let begun = Instant::now();
         let tsc_khz = shell.vcpus[0].get_tsc_khz().map_err(failed("KVM_GET_TSC_KHZ", ""))?;
