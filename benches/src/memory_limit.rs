@@ -13,6 +13,7 @@ use std::time::Duration;
 use tine_cell::{Cell, Nursery};
 
 use crate::BenchError;
+use crate::cgroup;
 use crate::meminfo::MemInfo;
 
 /// How long the group may take to be empty, when its processes are gone.
@@ -69,7 +70,7 @@ impl MemoryLimit {
         if nursery.unlimited().is_none() {
             return Self::of_leaves(first);
         }
-        let Some(own) = own_group() else {
+        let Some(own) = cgroup::memory_version_1() else {
             let why = nursery.unlimited().unwrap_or_default();
             return Ok(Err(format!("there is no memory controller of version 1, and {why}")));
         };
@@ -80,7 +81,7 @@ impl MemoryLimit {
     /// An empty group; the reason where there can be none.
     pub fn empty() -> Result<Self, String> {
         let mut why = "there is no memory controller".to_owned();
-        for parent in own_group().into_iter().chain(own_group_2()) {
+        for parent in cgroup::memory_version_1().into_iter().chain(own_group_2()) {
             match Self::new_in(&parent) {
                 Ok(limit) if limit.group.join(limit.version.usage()).exists() => return Ok(limit),
                 // It goes again.
@@ -113,10 +114,7 @@ impl MemoryLimit {
 
     /// Version 2: `first` is in a leaf, and the limit is for the group of all leaves.
     fn of_leaves(first: &Cell) -> Result<Result<Self, String>, BenchError> {
-        let groups = read(&PathBuf::from(format!("/proc/{}/cgroup", first.pid())))?;
-        let mounts = read(Path::new("/proc/self/mountinfo"))?;
-        let group = groups.lines().find_map(|line| line.strip_prefix("0::"));
-        let group = group.and_then(|path| in_mount(&mounts, path, is_version_2));
+        let group = cgroup::version_2(first.pid());
         let Some(all) = group.as_deref().and_then(Path::parent) else {
             return Ok(Err("the control group of a cell can't be found".into()));
         };
@@ -195,53 +193,11 @@ impl Drop for MemoryLimit {
     }
 }
 
-/// The memory group of this process, where the controller is of version 1.
-fn own_group() -> Option<PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    in_mount(&mounts, memory_path(&groups)?, is_memory)
-}
-
 /// Where a group of version 2 may be made, whose memory can be limited: below that of this
 /// process, or, where the process was moved out of the way, beside it.
 fn own_group_2() -> Vec<PathBuf> {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let (groups, mounts) = (read("/proc/self/cgroup"), read("/proc/self/mountinfo"));
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::"));
-    let own = own.and_then(|path| in_mount(&mounts, path, is_version_2));
+    let own = cgroup::version_2("self");
     own.iter().flat_map(|own| own.ancestors().take(2)).map(Path::to_path_buf).collect()
-}
-
-/// The path of the group that a `memory` line of /proc/PID/cgroup names.
-fn memory_path(groups: &str) -> Option<&str> {
-    groups.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let controllers = fields.next()?;
-        let path = fields.next()?;
-        controllers.split(',').any(|name| name == "memory").then_some(path)
-    })
-}
-
-/// Where the group `path` is in the first mount that `is` the one: `is` gets what mountinfo
-/// says of file system and options.
-fn in_mount(mounts: &str, path: &str, is: fn(&str) -> bool) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, at) = (fields.next()?, fields.next()?);
-        // A container may have mounted its own part alone.
-        let below = path.strip_prefix(root.trim_end_matches('/'))?;
-        is(kind).then(|| Path::new(at).join(below.trim_start_matches('/')))
-    })
-}
-
-fn is_memory(kind: &str) -> bool {
-    let options = kind.rsplit(' ').next().unwrap_or_default();
-    kind.starts_with("cgroup ") && options.split(',').any(|option| option == "memory")
-}
-
-fn is_version_2(kind: &str) -> bool {
-    kind.starts_with("cgroup2 ")
 }
 
 fn oom_kills(text: &str) -> Option<u64> {
@@ -255,28 +211,6 @@ fn read(path: &Path) -> Result<String, BenchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &str = "\
-31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
-35 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn groups_are_found_below_their_mounts() {
-        let groups = "9:name=systemd:/\n4:cpuset,memory:/a/b\n0::/c\n";
-        assert_eq!(memory_path(groups), Some("/a/b"));
-        assert_eq!(memory_path("0::/c\n"), None);
-        let found = |path, is| in_mount(MOUNTS, path, is);
-        assert_eq!(found("/a/b", is_memory), Some("/sys/fs/cgroup/memory/a/b".into()));
-        assert_eq!(found("/", is_memory), Some("/sys/fs/cgroup/memory/".into()));
-        assert_eq!(found("/c", is_version_2), Some("/sys/fs/cgroup/unified/c".into()));
-        let part = "35 31 0:32 /docker/1 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
-        let found = in_mount(part, "/docker/1/a", is_memory);
-        assert_eq!(found, Some("/sys/fs/cgroup/memory/a".into()));
-        assert_eq!(in_mount(part, "/elsewhere", is_memory), None);
-    }
 
     #[test]
     fn kills_are_counted_in_both_versions() {
