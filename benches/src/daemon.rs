@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::BenchError;
+use crate::child::end_with_parent;
 use crate::client::Client;
 use crate::host::HostFacts;
 
@@ -162,15 +162,7 @@ fn launch(directory: &Path, more: impl Fn(&Path, &mut Command)) -> Result<Child,
         .stdout(Stdio::null())
         .stderr(Stdio::from(log));
     more(directory, &mut command);
-    let end_with_parent = || {
-        // SAFETY: sets a property of the new process, before its program starts.
-        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: the closure makes one system call and takes no lock.
-    unsafe { command.pre_exec(end_with_parent) };
+    end_with_parent(&mut command, libc::SIGTERM);
     command.spawn().map_err(|source| BenchError::Call { call: "starting a daemon", source })
 }
 

@@ -13,6 +13,7 @@
 mod bench;
 mod cells;
 mod cgroup;
+mod child;
 mod claims;
 mod client;
 mod compare;

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::host::chosen;
+
 /// How many huge pages of hugetlbfs the kernel keeps.
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 /// Whether memory files may have transparent huge pages.
@@ -38,11 +40,7 @@ impl Setting {
     }
 
     fn advised_at(path: &Path) -> Result<Self, String> {
-        let all = read(path)?;
-        // Of all choices the one that holds is in brackets.
-        let chosen = all.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
-        let before = chosen.map(|(chosen, _)| chosen.to_owned());
-        let before = before.ok_or_else(|| format!("{} says {all:?}", path.display()))?;
+        let before = chosen(path).ok_or_else(|| format!("{} names no choice", path.display()))?;
         Self::change(path, before, "advise")
     }
 

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tine_forkbench::rows::{NotMeasured, Row};
 
 use crate::BenchError;
+use crate::child::end_with_parent;
 use crate::interrupt::Interrupt;
 use crate::report::Skipped;
 
@@ -71,8 +71,7 @@ impl Forkbench {
     fn output(&self, words: &[String]) -> io::Result<(ExitStatus, String, String)> {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec it makes one system call, which touches no memory.
-        unsafe { command.pre_exec(end_with_parent) };
+        end_with_parent(&mut command, libc::SIGKILL);
         let mut child = Running(command.spawn()?);
         let (mut out, mut errors) = (child.0.stdout.take(), child.0.stderr.take());
         thread::scope(|scope| {
@@ -119,15 +118,6 @@ fn text(from: Option<&mut impl Read>) -> io::Result<String> {
         from.read_to_string(&mut text)?;
     }
     Ok(text)
-}
-
-/// Has the kernel kill this process when its parent's thread ends.
-fn end_with_parent() -> io::Result<()> {
-    // SAFETY: it takes a number and touches no memory.
-    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use super::client::{Answer, Client};
 use super::failed;
 use crate::BenchError;
+use crate::child::end_with_parent;
 use crate::saves::memory;
 
 /// How long the server may take to listen.
@@ -83,17 +84,17 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::from(log))
             .stderr(Stdio::null());
-        let prepare = || {
-            // SAFETY: each sets a property of the new process, before its program starts. What
+        end_with_parent(&mut command, libc::SIGKILL);
+        let without_huge_pages = || {
+            // SAFETY: it sets a property of the new process, before its program starts. What
             // Redis advises of huge pages holds for every version of it.
-            let set = unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
-                    && libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
-            };
-            if set { Ok(()) } else { Err(io::Error::last_os_error()) }
+            match unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
         };
-        // SAFETY: the closure makes two system calls and takes no lock.
-        unsafe { command.pre_exec(prepare) };
+        // SAFETY: the closure makes one system call and takes no lock.
+        unsafe { command.pre_exec(without_huge_pages) };
         command.spawn().map_err(failed("starting redis-server"))
     }
 
